@@ -1,0 +1,1 @@
+"""How we search: strategies, history, store, executors."""

@@ -1,0 +1,245 @@
+"""The durable journal of a study: one SQLite file, one writer, any number of readers.
+
+WAL mode with `synchronous=NORMAL`: a committed entry survives `kill -9` of the writer; after a power cut
+the last few commits may be missing, never torn. WAL needs a local disk: it does not work on NFS.
+The writer holds an `flock` for as long as it lives, so a killed study can be taken up at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import sqlalchemy as sa
+
+from controller.events import Event, from_json, to_json
+
+JOURNAL_NAME = "journal.sqlite"
+LOCK_NAME = "lock"
+LOCK_PATIENCE_SECONDS = 0.5
+
+_metadata = sa.MetaData()
+_journal = sa.Table(
+    "journal",
+    _metadata,
+    sa.Column("sequence", sa.Integer, primary_key=True),
+    sa.Column("time", sa.Float, nullable=False),
+    sa.Column("kind", sa.String, nullable=False),
+    sa.Column("payload", sa.Text, nullable=False),
+)
+_manifest = sa.Table(
+    "manifest",
+    _metadata,
+    sa.Column("key", sa.String, primary_key=True),
+    sa.Column("value", sa.Text, nullable=False),
+)
+
+
+class StoreError(ValueError):
+    """The study's directory or journal cannot be used as asked."""
+
+
+class Store:
+    """The journal, open for writing (`Store.open`) or for reading (`Store.read_only`)."""
+
+    def __init__(self, path: Path, connection: sa.Connection, lock: int | None) -> None:
+        self.path = path
+        self._connection = connection
+        self._lock = lock
+        self._insert = _journal.insert()
+
+    @classmethod
+    def open(cls, directory: Path) -> Self:
+        """Open or create the journal in `directory` as its only writer.
+
+        Raises StoreError if another process writes to it, or if the directory or disk refuses.
+        """
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            lock = _take_lock(directory / LOCK_NAME)
+        except OSError as error:
+            raise StoreError(
+                f"expected a study directory that can be written, got {directory} ({error.strerror}); "
+                "choose another `output.directory` or change its permissions"
+            ) from error
+        path = directory / JOURNAL_NAME
+        try:
+            connection = _connect(path)
+        except sa.exc.DatabaseError as error:
+            os.close(lock)
+            raise _store_error(path, error) from error
+        return cls(path, connection, lock)
+
+    @classmethod
+    def read_only(cls, directory: Path) -> Self:
+        """Open the journal for reading, also while its writer runs.
+
+        Raises StoreError if there is no study in `directory`.
+        """
+        path = directory / JOURNAL_NAME
+        if not path.is_file():
+            raise StoreError(
+                f"expected the directory of a study, got {directory} without a {JOURNAL_NAME}; "
+                "give the `output.directory` of a study that was started"
+            )
+        try:
+            connection = _connect(path, read_only=True)
+        except sa.exc.DatabaseError as error:
+            raise _store_error(path, error) from error
+        return cls(path, connection, None)
+
+    def append(self, events: Sequence[Event]) -> None:
+        """Commit events in one transaction: all of them are in the journal on return, or none.
+
+        Raises StoreError if the disk refuses.
+        """
+        if not events:
+            return
+        now = time.time()
+        rows = []
+        for event in events:
+            kind, payload = to_json(event)
+            rows.append({"time": now, "kind": kind, "payload": payload})
+        with self._transaction():
+            self._connection.execute(self._insert, rows)
+
+    def events(self, after: int = 0) -> Iterator[tuple[int, float, Event]]:
+        """(sequence number, time in seconds since the epoch, event) of all entries after a sequence number.
+
+        Raises:
+            StoreError: the file cannot be read.
+            JournalError: an entry makes no sense to this version.
+        """
+        columns = (_journal.c.sequence, _journal.c.time, _journal.c.kind, _journal.c.payload)
+        query = sa.select(*columns).where(_journal.c.sequence > after).order_by(_journal.c.sequence)
+        with self._transaction():
+            rows = self._connection.execute(query).all()
+        for sequence, moment, kind, payload in rows:
+            yield sequence, moment, from_json(kind, payload)
+
+    def write_manifest(self, values: Mapping[str, Any]) -> None:
+        """Set JSON values that describe the whole study. Raises StoreError if the disk refuses."""
+        rows = [{"key": key, "value": json.dumps(value)} for key, value in values.items()]
+        with self._transaction():
+            for row in rows:
+                self._connection.execute(sa.delete(_manifest).where(_manifest.c.key == row["key"]))
+                self._connection.execute(_manifest.insert(), row)
+
+    def manifest(self) -> dict[str, Any]:
+        """What `write_manifest` set. Raises StoreError if the file cannot be read."""
+        with self._transaction():
+            rows = self._connection.execute(sa.select(_manifest.c.key, _manifest.c.value)).all()
+        return {key: json.loads(value) for key, value in rows}
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """Commit at the end, which for a reader means that the next call sees what is new; undo on an error."""
+        try:
+            yield
+            self._connection.commit()
+        except sa.exc.DatabaseError as error:
+            self._connection.rollback()
+            raise _store_error(self.path, error) from error
+
+    def close(self) -> None:
+        """Close the journal and give the lock back."""
+        self._connection.close()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def writer_of(directory: Path) -> str | None:
+    """Who writes to a study now ("process 4711 on host-3"), or None if nobody does."""
+    path = directory / LOCK_NAME
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return os.read(descriptor, 200).decode(errors="replace").strip()
+    finally:
+        os.close(descriptor)
+    return None
+
+
+def _take_lock(path: Path) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        _lock(descriptor, path)
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _lock(descriptor: int, path: Path) -> None:
+    """Lock the file, with a little patience, since `writer_of` may be looking just now."""
+    deadline = time.monotonic() + LOCK_PATIENCE_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() < deadline:
+                time.sleep(0.05)
+                continue
+            holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip()
+            raise StoreError(
+                f"expected to be the only controller of the study in {path.parent}, but {holder or 'another process'} "
+                "runs it; wait for it, stop it, or choose another `output.directory`"
+            ) from None
+        return
+
+
+def _connect(path: Path, *, read_only: bool = False) -> sa.Connection:
+    address = f"{path.resolve().as_uri()}?mode={'ro' if read_only else 'rwc'}"
+    engine = sa.create_engine(
+        "sqlite://",
+        creator=lambda: sqlite3.connect(address, timeout=30, uri=True, check_same_thread=False),
+        poolclass=sa.NullPool,
+    )
+    connection = engine.connect()
+    try:
+        if read_only:
+            connection.execute(sa.select(_manifest.c.key).limit(1))
+        else:
+            connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+            connection.exec_driver_sql("PRAGMA synchronous=NORMAL")
+            _metadata.create_all(connection)
+        connection.commit()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _store_error(path: Path, error: sa.exc.DatabaseError) -> StoreError:
+    cause = str(error.orig)
+    if "full" in cause:
+        remedy = "free some space and run the same command again; nothing that was committed is lost"
+    elif "malformed" in cause or "not a database" in cause:
+        remedy = "the file is damaged or not a journal: restore it, or choose another `output.directory`"
+    else:
+        remedy = "check that the directory is on a local disk and can be written"
+    return StoreError(f"expected to use the journal {path}, got {cause!r} from SQLite; {remedy}")

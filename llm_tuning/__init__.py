@@ -1,0 +1,1 @@
+"""How one candidate is trained: data, adapters, training loop, evaluation, checkpoints, export."""

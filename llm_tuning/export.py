@@ -1,0 +1,44 @@
+"""A trained adapter in the form in which the rest of the world takes it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+
+
+class ExportError(ValueError):
+    """There is nothing to export, or no place for it."""
+
+
+def export_adapter(checkpoint: Path, destination: Path, *, base_model: str, details: Mapping[str, Any]) -> None:
+    """Write a checkpoint's adapter to a new or empty directory, for `PeftModel.from_pretrained`.
+
+    Args:
+        checkpoint: a directory of the CheckpointStore.
+        base_model: what the adapter was trained on; goes into its config.
+        details: how it was found, written to `thresher.json` beside it.
+
+    Raises ExportError if the checkpoint is not there, or the destination holds something else or cannot be written.
+    """
+    missing = [name for name in ADAPTER_FILES if not (checkpoint / name).is_file()]
+    if missing:
+        raise ExportError(
+            f"expected a checkpoint with {', '.join(missing)} in {checkpoint}, got none; run the study again: "
+            "it trains again what is missing"
+        )
+    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
+        raise ExportError(f"expected an empty or new directory to export to, got {destination}; choose another")
+    try:
+        destination.mkdir(parents=True, exist_ok=True)
+        config = json.loads((checkpoint / ADAPTER_FILES[0]).read_text())
+        config["base_model_name_or_path"] = base_model
+        (destination / ADAPTER_FILES[0]).write_text(json.dumps(config, indent=2) + "\n")
+        shutil.copyfile(checkpoint / ADAPTER_FILES[1], destination / ADAPTER_FILES[1])
+        (destination / "thresher.json").write_text(json.dumps(details, indent=2) + "\n")
+    except OSError as error:
+        raise ExportError(f"expected to write to {destination}, got {error.strerror}; choose another place") from error

@@ -1,0 +1,137 @@
+"""The hyperparameters of one fine-tuning run: their names, defaults and ranges."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final, Literal, get_args
+
+from search_spaces.space import Params, ParamValue
+from search_spaces.suggestion import suggest
+
+ScheduleKind = Literal["linear", "cosine", "constant", "wsd"]
+LoraTargets = Literal["attention", "mlp", "all-linear"]
+
+RECIPE_DEFAULTS: Final[Params] = MappingProxyType(
+    {
+        "optimizer.learning_rate": 5e-4,
+        "optimizer.weight_decay": 0.0,
+        "optimizer.max_grad_norm": 1.0,
+        "optimizer.batch_size": 16,
+        "schedule.kind": "linear",
+        "schedule.warmup": 0.05,
+        "schedule.decay": 0.2,
+        "lora.rank": 32,
+        "lora.alpha": 32.0,
+        "lora.dropout": 0.0,
+        "lora.targets": "all-linear",
+    }
+)
+"""Every hyperparameter of fine-tuning by its dotted name, with its default."""
+
+_FIELDS: Final[Mapping[str, str]] = {
+    "optimizer.learning_rate": "learning_rate",
+    "optimizer.weight_decay": "weight_decay",
+    "optimizer.max_grad_norm": "max_grad_norm",
+    "optimizer.batch_size": "batch_size",
+    "schedule.kind": "schedule",
+    "schedule.warmup": "warmup",
+    "schedule.decay": "decay",
+    "lora.rank": "rank",
+    "lora.alpha": "alpha",
+    "lora.dropout": "dropout",
+    "lora.targets": "targets",
+}
+
+
+class RecipeError(ValueError):
+    """Hyperparameters that no run can be made of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """The hyperparameters of one run, checked.
+
+    Attributes:
+        learning_rate: peak learning rate of AdamW, > 0.
+        weight_decay: AdamW's decoupled weight decay, >= 0.
+        max_grad_norm: gradients are scaled down to this 2-norm, > 0.
+        batch_size: examples per optimizer step, on all ranks together, >= 1.
+        schedule: shape of the learning rate over the horizon.
+        warmup: fraction of all steps in which the learning rate rises, in [0, 1].
+        decay: fraction of all steps in which it falls at the end, in [0, 1]; read by `wsd` only.
+        rank: inner dimension of the LoRA matrices, >= 1.
+        alpha: LoRA's scale, > 0: the update is multiplied by alpha / rank.
+        dropout: dropout on the input of the LoRA matrices, in [0, 1).
+        targets: the group of linear layers that get LoRA matrices.
+    """
+
+    learning_rate: float
+    weight_decay: float
+    max_grad_norm: float
+    batch_size: int
+    schedule: ScheduleKind
+    warmup: float
+    decay: float
+    rank: int
+    alpha: float
+    dropout: float
+    targets: LoraTargets
+
+    @classmethod
+    def from_params(cls, params: Params) -> Recipe:
+        """The recipe of an assignment; names that are not given take their default.
+
+        Raises RecipeError for an unknown name, a value of the wrong type or out of range, or a warmup
+        and a decay that overlap.
+        """
+        for name in params:
+            if name not in RECIPE_DEFAULTS:
+                remedy = suggest(name, RECIPE_DEFAULTS)
+                raise RecipeError(f"expected the name of a hyperparameter, got {name!r}; {remedy}")
+        values = {**RECIPE_DEFAULTS, **params}
+        for name, value in values.items():
+            _check(name, value)
+        warmup, decay = float(values["schedule.warmup"]), float(values["schedule.decay"])
+        if values["schedule.kind"] == "wsd" and warmup + decay > 1:
+            raise RecipeError(
+                f"expected schedule.warmup + schedule.decay <= 1 with wsd, got {warmup} + {decay}; lower one of them"
+            )
+        as_float = {name: isinstance(RECIPE_DEFAULTS[name], float) for name in values}
+        # The types were checked name by name above.
+        fields = {_FIELDS[name]: float(value) if as_float[name] else value for name, value in values.items()}
+        return cls(**fields)  # type: ignore[arg-type]
+
+
+def _check(name: str, value: ParamValue) -> None:
+    if name == "schedule.kind":
+        _check_choice(name, value, get_args(ScheduleKind))
+    elif name == "lora.targets":
+        _check_choice(name, value, get_args(LoraTargets))
+    elif isinstance(RECIPE_DEFAULTS[name], int):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise RecipeError(f"{name}: expected an integer of at least 1, got {value!r}; give such a number")
+    else:
+        _check_float(name, value)
+
+
+def _check_choice(name: str, value: ParamValue, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise RecipeError(f"{name}: expected one of {', '.join(choices)}, got {value!r}; choose one of them")
+
+
+def _check_float(name: str, value: ParamValue) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise RecipeError(f"{name}: expected a finite number, got {value!r}; give a number")
+    if name in ("optimizer.learning_rate", "optimizer.max_grad_norm", "lora.alpha"):
+        expected, is_inside = "a number above 0", value > 0
+    elif name == "optimizer.weight_decay":
+        expected, is_inside = "a number of at least 0", value >= 0
+    elif name == "lora.dropout":
+        expected, is_inside = "a number in [0, 1)", 0 <= value < 1
+    else:
+        expected, is_inside = "a fraction in [0, 1]", 0 <= value <= 1
+    if not is_inside:
+        raise RecipeError(f"{name}: expected {expected}, got {value!r}; give such a number")

@@ -1,0 +1,1 @@
+"""What may vary: domains and spaces of hyperparameters."""

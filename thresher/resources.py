@@ -1,0 +1,92 @@
+"""Whether disk and memory will do, estimated before any training."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from llm_tuning.data import PreparedData
+from nas.cost import LoraTraining, checkpoint_bytes, linear_shapes, training_memory_bytes
+from thresher.build import Plan
+from thresher.config import AshaConfig, ConfigError, StudyConfig
+
+GIGABYTE = 1e9
+COMPUTE_DTYPES = {"no": None, "bf16": "bfloat16", "fp16": "float16"}
+
+
+def check_disk(config: StudyConfig, plan: Plan, rank: int) -> list[str]:
+    """Compare what the retained checkpoints may take, were all of rank `rank`, with what there is.
+
+    Returns notes. Raises ConfigError if not even a few checkpoints fit, or `max_checkpoint_gb` may be passed.
+    """
+    assert plan.architecture is not None
+    one = checkpoint_bytes(plan.architecture, rank, _modules(plan))
+    need = one * max_retained(config, plan)
+    free = shutil.disk_usage(config.output.directory).free
+    limit = config.resources.max_checkpoint_gb
+    if limit is not None and need > limit * GIGABYTE:
+        raise ConfigError(
+            f"resources.max_checkpoint_gb: expected at least the {need / GIGABYTE:.1f} GB that the checkpoints of this "
+            f"search may take, got {limit:g}; raise it, or search fewer trials or smaller ranks"
+        )
+    if free < 3 * one:
+        raise ConfigError(
+            f"output.directory: expected room for at least three checkpoints of {one / GIGABYTE:.2g} GB in "
+            f"{config.output.directory}, got {free / GIGABYTE:.2g} GB free; free some space or choose another disk"
+        )
+    if free < need:
+        return [
+            f"checkpoints may take up to {need / GIGABYTE:.1f} GB (all of rank {rank}), "
+            f"and {free / GIGABYTE:.1f} GB are free in {config.output.directory}"
+        ]
+    return []
+
+
+def check_memory(config: StudyConfig, plan: Plan, rank: int, data: PreparedData) -> list[str]:
+    """A note if one worker may need more than the memory of this machine. Machines with NVIDIA devices: no word."""
+    assert plan.architecture is not None
+    available = _available_memory()
+    if available is None or Path("/proc/driver/nvidia").exists():
+        return []
+    compute = COMPUTE_DTYPES[config.resources.mixed_precision] or config.model.dtype
+    training = LoraTraining(
+        rank=rank,
+        target_modules=_modules(plan),
+        micro_batch=config.resources.micro_batch_size,
+        length=max(split.longest for split in data.splits.values()),
+        base_dtype=config.model.dtype,
+        compute_dtype=compute,  # type: ignore[arg-type]  # one of the three by the config's own types
+    )
+    need = training_memory_bytes(plan.architecture, training)
+    if need <= available:
+        return []
+    return [
+        f"training may need {need / GIGABYTE:.1f} GB a worker, and {available / GIGABYTE:.1f} GB are available: "
+        "lower resources.micro_batch_size or data.max_length if trials fail for lack of memory"
+    ]
+
+
+def max_retained(config: StudyConfig, plan: Plan) -> int:
+    """How many trials may have checkpoints at the same time, at most, running ones aside."""
+    finalists = (config.finalists.count + 1) * (1 + config.finalists.repeats)
+    scheduler = config.search.scheduler
+    if not isinstance(scheduler, AshaConfig):
+        return finalists
+    promotable = max(1, config.search.trials // scheduler.reduction_factor)
+    return finalists + promotable * (len(plan.budgets) - 1)
+
+
+def _modules(plan: Plan) -> tuple[str, ...]:
+    assert plan.architecture is not None
+    return plan.lora_targets.get("all-linear") or tuple(linear_shapes(plan.architecture))
+
+
+def _available_memory() -> int | None:
+    """Bytes that a new process could use; None where the system does not tell."""
+    path = Path("/proc/meminfo")
+    if not path.is_file():
+        return None
+    for line in path.read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return None

@@ -1,0 +1,234 @@
+"""One study from its config to its report: prepare, search, repeat, test, export."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from controller.controller import Controller
+from controller.events import Enqueued
+from controller.executors.launched import LaunchedExecutor
+from controller.executors.supervisor import supervise
+from controller.executors.world import World
+from controller.history import History
+from controller.store import Store
+from llm_tuning.base_model import context_length, load_tokenizer, model_config, resolve_base_model
+from llm_tuning.checkpoint import CheckpointStore
+from llm_tuning.data import PreparedData, load_splits, prepare_splits
+from thresher.build import Plan, build_plan, largest_rank, worker_task
+from thresher.config import ConfigError, StudyConfig
+from thresher.manifest import check_manifest, model_fingerprint
+from thresher.progress import StudyProgress
+from thresher.record import StudyRecord
+from thresher.report import final_report
+from thresher.resources import check_disk, check_memory
+
+WORKER_COMMAND = (sys.executable, "-m", "llm_tuning.worker")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run of a study ended.
+
+    `finished` is False if it was asked to stop: the same command goes on.
+    """
+
+    finished: bool
+    plan: Plan
+    history: History
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What a study needs before the first job."""
+
+    plan: Plan
+    task: dict[str, Any]
+    data: PreparedData
+    notes: tuple[str, ...]
+
+
+def supervise_only(config: StudyConfig, world: World) -> None:
+    """The part of a launched rank other than 0: keep a worker alive until the study is over."""
+    # The controller decides when to stop; a signal to the whole launch must not end the workers before they saved.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    supervise(world, config.resources.gpus_per_trial, WORKER_COMMAND)
+
+
+def run_study(config: StudyConfig, world: World, console: Console) -> Outcome:
+    """Run or resume the study of a config as rank 0 of a launch.
+
+    Raises:
+        ValueError: anything wrong with config, data, model, directory or journal, before training where possible.
+        StudyHalted: the surroundings became unfit while it ran.
+    """
+    with Store.open(config.output.directory) as store:
+        prepared = prepare(config, store, world, console)
+        plan = prepared.plan
+        events = (event for _, _, event in store.events())
+        history = History.replay(
+            events, seed=config.search.seed, objectives=(plan.objective,), horizon=plan.budgets[-1]
+        )
+        if not history.queue:
+            default = Enqueued(plan.default_params)
+            store.append([default])
+            history.apply(default)
+        executor = LaunchedExecutor(
+            world,
+            group_size=config.resources.gpus_per_trial,
+            task=prepared.task,
+            log_directory=config.output.directory.resolve() / "logs",
+            threads=worker_threads(config, world),
+            hang_seconds=config.resources.hang_minutes * 60,
+        )
+        finished = _search(config, world, console, prepared, store, history, executor)
+        return Outcome(finished, plan, history, prepared.notes)
+
+
+def prepare(config: StudyConfig, store: Store, world: World, console: Console) -> Prepared:
+    """Everything before the first job: model files, tokens, plan, manifest, disk and memory. Raises ValueError."""
+    directory = config.output.directory
+    for split, path in config.data.paths.items():
+        if not path.is_file():
+            raise ConfigError(f"data.{split}: expected a JSONL file, got {path.absolute()}; check the path")
+    console.print(f"base model: {config.model.name}", highlight=False)
+    model = resolve_base_model(config.model.name)
+    description = model_config(model)
+    plan = build_plan(config, description)
+    tokenizer = load_tokenizer(model, trust_remote_code=config.model.trust_remote_code)
+    surroundings = {"model": model_fingerprint(model), "threads": worker_threads(config, world), "ranks": world.size}
+    settled = {"defaults": dict(plan.defaults), "budgets": list(plan.budgets)}
+    drift = check_manifest(store, config, settled, surroundings)
+    data = prepare_splits(
+        config.data.paths,
+        tokenizer,
+        directory / "data",
+        max_length=config.data.max_length,
+        too_long=config.data.too_long,
+        system=config.data.system,
+        limits=dict(config.data.limits),
+        seed=config.search.seed,
+        context_length=context_length(description),
+    )
+    sizes = ", ".join(f"{len(split)} {name}" for name, split in data.splits.items())
+    console.print(f"data: {sizes} examples", highlight=False)
+    tokenizer.save_pretrained(str(directory / "tokenizer"))
+    notes = [*plan.notes, *drift, *data.notes]
+    if plan.architecture is not None:
+        notes += check_disk(config, plan, largest_rank(plan))
+        notes += check_memory(config, plan, largest_rank(plan), data)
+    for note in notes:
+        console.print(f"note: {note}", highlight=False)
+    return Prepared(plan, worker_task(config, plan, model), data, tuple(notes))
+
+
+def worker_threads(config: StudyConfig, world: World) -> int:
+    """CPU threads of each worker: as configured, else all of the machine divided by its workers."""
+    available = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return config.resources.threads_per_worker or max(1, available // world.local_size)
+
+
+def _search(
+    config: StudyConfig,
+    world: World,
+    console: Console,
+    prepared: Prepared,
+    store: Store,
+    history: History,
+    executor: LaunchedExecutor,
+) -> bool:
+    plan = prepared.plan
+    threading.Thread(
+        target=supervise,
+        args=(world, config.resources.gpus_per_trial, WORKER_COMMAND, executor.port),
+        name="supervisor",
+        daemon=True,
+    ).start()
+    executor.wait_for_supervisors()
+    trials = config.search.trials
+    with StudyProgress(history, budgets=plan.budgets, max_trials=trials, console=console) as progress:
+        controller = Controller(
+            plan.strategy,
+            executor,
+            store,
+            history,
+            checkpoints=CheckpointStore(config.output.directory / "checkpoints"),
+            on_event=progress.on_event,
+            on_progress=progress.on_progress,
+        )
+
+        def stop() -> None:
+            progress.notice("stopping: saving what is running (once more to stop at once)")
+            controller.request_stop()
+
+        with _on_signals(stop):
+            return controller.run() is not None
+
+
+@contextmanager
+def _on_signals(stop: Callable[[], None]) -> Iterator[None]:
+    """Call `stop` at the first SIGINT or SIGTERM; raise KeyboardInterrupt at the second."""
+    received = 0
+
+    def handle(number: int, frame: object) -> None:
+        nonlocal received
+        received += 1
+        if received > 1:
+            raise KeyboardInterrupt
+        stop()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def finish_study(config: StudyConfig, outcome: Outcome, console: Console) -> None:
+    """Print and write the report of a finished study, and export the winner's adapter."""
+    directory = config.output.directory
+    data = load_splits(directory / "data")
+    samples = _test_samples(directory, data, config.output.generations)
+    report = final_report(
+        outcome.history,
+        outcome.plan.finalists,
+        max_trials=config.search.trials,
+        notes=outcome.notes,
+        samples=samples,
+    )
+    report.print(console)
+    report.write(directory)
+    destination = directory / "export"
+    if not destination.exists():
+        StudyRecord.open(directory).export(destination)
+    console.print(f"report: {directory / 'report.md'}   adapter: {destination}", highlight=False)
+
+
+def _test_samples(directory: Path, data: PreparedData, count: int) -> list[tuple[str, str]]:
+    """(prompt, reference answer) of the first test examples, as the model saw them."""
+    if "test" not in data.splits or not count:
+        return []
+    tokenizer = load_tokenizer(directory / "tokenizer")
+    split = data.splits["test"]
+    samples = []
+    for index in range(min(count, len(split))):
+        tokens, start = split.tokens(index), int(split.answer_starts[index])
+        samples.append(
+            (
+                tokenizer.decode(tokens[:start], skip_special_tokens=True),
+                tokenizer.decode(tokens[start:], skip_special_tokens=True),
+            )
+        )
+    return samples
