@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import sqlite
 
 from controller.events import Event, from_json, to_json
 
@@ -43,6 +44,9 @@ _manifest = sa.Table(
     sa.Column("value", sa.Text, nullable=False),
 )
 
+# Compiled once: the statement is executed twice a job, and preparing it took longer than writing the rows.
+_APPEND = str(_journal.insert().values(time=0.0, kind="", payload="").compile(dialect=sqlite.dialect()))
+
 
 class StoreError(ValueError):
     """The study's directory or journal cannot be used as asked."""
@@ -55,7 +59,6 @@ class Store:
         self.path = path
         self._connection = connection
         self._lock = lock
-        self._insert = _journal.insert()
 
     @classmethod
     def open(cls, directory: Path) -> Self:
@@ -105,12 +108,9 @@ class Store:
         if not events:
             return
         now = time.time()
-        rows = []
-        for event in events:
-            kind, payload = to_json(event)
-            rows.append({"time": now, "kind": kind, "payload": payload})
+        rows = [(now, *to_json(event)) for event in events]
         with self._transaction():
-            self._connection.execute(self._insert, rows)
+            self._connection.exec_driver_sql(_APPEND, rows)
 
     def events(self, after: int = 0) -> Iterator[tuple[int, float, Event]]:
         """(sequence number, time in seconds since the epoch, event) of all entries after a sequence number.
@@ -213,7 +213,12 @@ def _lock(descriptor: int, path: Path) -> None:
 
 
 def _connect(path: Path, *, read_only: bool = False) -> sa.Connection:
-    address = f"{path.resolve().as_uri()}?mode={'ro' if read_only else 'rwc'}"
+    mode = "rwc"
+    if read_only:
+        # Readers of a WAL share memory in a file beside it, which a read-only disk forbids; then nobody writes either.
+        archived = not os.access(path.parent, os.W_OK) and not Path(f"{path}-wal").exists()
+        mode = "ro&immutable=1" if archived else "ro"
+    address = f"{path.resolve().as_uri()}?mode={mode}"
     engine = sa.create_engine(
         "sqlite://",
         creator=lambda: sqlite3.connect(address, timeout=30, uri=True, check_same_thread=False),
@@ -238,7 +243,7 @@ def _store_error(path: Path, error: sa.exc.DatabaseError) -> StoreError:
     cause = str(error.orig)
     if "full" in cause:
         remedy = "free some space and run the same command again; nothing that was committed is lost"
-    elif "malformed" in cause or "not a database" in cause:
+    elif any(symptom in cause for symptom in ("malformed", "not a database", "no such table")):
         remedy = "the file is damaged or not a journal: restore it, or choose another `output.directory`"
     else:
         remedy = "check that the directory is on a local disk and can be written"

@@ -36,7 +36,7 @@ def resolve_base_model(name: str, cache_directory: Path | None = None, *, revisi
 
     Args:
         name: a local checkpoint directory; a `.gguf` file; a GGUF file inside an installed Python package,
-            written `package:file.gguf`; or a model of the Hugging Face hub, written `owner/name`.
+            written `package:file.gguf`; or a model of the Hugging Face hub, `owner/name`.
         cache_directory: where converted GGUF files are kept, by default `$XDG_CACHE_HOME/thresher` or
             `~/.cache/thresher`. Downloads lie in the hub's own cache.
         revision: branch, tag or commit on the hub.
@@ -52,7 +52,7 @@ def resolve_base_model(name: str, cache_directory: Path | None = None, *, revisi
         return _checked(path)
     if path.is_file():
         return convert_gguf(path, cache_directory or default_cache_directory())
-    if name.startswith((".", "/", "~")) or name.endswith(".gguf") or name.count("/") != 1:
+    if name.startswith((".", "/", "~")) or name.endswith(".gguf") or name.count("/") > 1:
         raise BaseModelError(f"expected a model at {path}, got nothing there; {_nearest(path)}")
     return _download(name, revision)
 
@@ -88,8 +88,12 @@ def load_model(
             output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        own_code = "auto_map" in model_config(directory) and not trust_remote_code
+        remedy = (
+            "it brings its own code: set trust_remote_code to run that" if own_code else "fetch or convert it again"
+        )
         raise BaseModelError(
-            f"expected a causal language model in {directory}, got: {error}; fetch or convert it again"
+            f"expected a causal language model in {directory}, got: {_on_one_line(error)}; {remedy}"
         ) from error
     if found["missing_keys"]:
         missing = sorted(found["missing_keys"])
@@ -108,9 +112,10 @@ def load_tokenizer(directory: Path, *, trust_remote_code: bool = False) -> PreTr
 
     try:
         return AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # tokenizers raises it bare
         raise BaseModelError(
-            f"expected a tokenizer in {directory}, got: {error}; copy tokenizer.json and tokenizer_config.json there"
+            f"expected a tokenizer in {directory}, got: {_on_one_line(error)}; "
+            "copy tokenizer.json and tokenizer_config.json there"
         ) from error
 
 
@@ -230,10 +235,10 @@ def _convert(file: Path, directory: Path) -> None:
     try:
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
         model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
-    except (OSError, ValueError, KeyError, IndexError, TypeError, RuntimeError) as error:
+    except Exception as error:  # what readers of a damaged file raise is not declared; tokenizers raises it bare
         raise BaseModelError(
-            f"expected a GGUF file of a causal language model, got {file}: {error}; fetch it again, or name the "
-            "original checkpoint instead"
+            f"expected a GGUF file of a causal language model, got {file}: {_on_one_line(error)}; fetch it again, or "
+            "name the original checkpoint instead"
         ) from error
     config = model.config
     # The loaded model counts as quantised and would refuse to be saved or trained; a fresh one takes its weights.
@@ -302,9 +307,15 @@ def _download(name: str, revision: str | None) -> Path:
             name, revision=revision, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_DUPLICATES
         )
     except (OSError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
         raise BaseModelError(
-            f"expected a local directory or a model on the Hugging Face hub named {name!r}, got: {reason}; check the "
-            "name, log in with `hf auth login` if it is gated, and without a network name a local directory"
+            f"expected a local directory or a model on the Hugging Face hub named {name!r}, got: "
+            f"{_on_one_line(error)}; check the name, log in with `hf auth login` if it is gated, and without a "
+            "network name a local directory"
         ) from error
     return _checked(Path(directory))
+
+
+def _on_one_line(error: Exception) -> str:
+    """Some libraries explain at length; the start says what happened."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 400 else f"{text[:400]}..."

@@ -115,13 +115,12 @@ def collate(split: TokenizedSplit, indices: Indices) -> AnswerBatch:
     rows, columns = [], []
     for row, (index, length) in enumerate(zip(indices, lengths, strict=True)):
         input_ids[row, :length] = split.tokens(index)
-        places = np.arange(split.answer_starts[index] - 1, length - 1, dtype=np.int64)
-        columns.append(places)
-        rows.append(np.full(len(places), row, dtype=np.int64))
-    row, column = np.concatenate(rows), np.concatenate(columns)
-    return AnswerBatch(input_ids, row, column, input_ids[row, column + 1])
+        columns.append(np.arange(split.answer_starts[index] - 1, length - 1, dtype=np.int64))
+        rows.append(np.full(len(columns[-1]), row, dtype=np.int64))
+    all_rows, all_columns = np.concatenate(rows), np.concatenate(columns)
+    return AnswerBatch(input_ids, all_rows, all_columns, input_ids[all_rows, all_columns + 1])
 
 
 def answer_lengths(split: TokenizedSplit) -> NDArray[np.int64]:
     """The number of answer tokens of every example of a split, int64 [examples]."""
-    return np.diff(split.offsets) - split.answer_starts
+    return split.offsets[1:] - split.offsets[:-1] - split.answer_starts

@@ -44,6 +44,7 @@ _MEASUREMENT: Final = "measurement.json"
 
 _FORMAT: Final = 1
 _NAME: Final = re.compile(r"(rung|partial)-(\d+)")
+_TRIAL: Final = "trial-"
 _TEMPORARY: Final = ".writing-"
 _CORRUPT: Final = ".corrupt"
 
@@ -202,7 +203,10 @@ class CheckpointStore:
         return Checkpoint(path, CheckpointState(**settings), adapter, optimizer, measurement)
 
     def newest(self, trial_id: int, at_most: int) -> Found:
-        """The valid checkpoint of a trial that is furthest on, not beyond a budget; damaged ones are set aside."""
+        """The valid checkpoint of a trial that is furthest on, not beyond a budget; damaged ones are set aside.
+
+        For the process that trains the trial: it also removes what a killed writer left.
+        """
         with self._storage("a readable directory"):
             self._sweep(self._trial(trial_id))
             places = sorted(place for place in self._places(trial_id) if place[0] <= at_most)
@@ -231,6 +235,13 @@ class CheckpointStore:
             if kind is None and below is None:
                 shutil.rmtree(self._trial(trial_id), ignore_errors=True)
 
+    def trials(self) -> set[int]:
+        """The trials that have any checkpoint."""
+        with self._storage("a readable directory"):
+            if not self._root.is_dir():
+                return set()
+            return {int(path.name.removeprefix(_TRIAL)) for path in self._root.glob(f"{_TRIAL}[0-9]*")}
+
     def bytes_used(self) -> int:
         """The size of all files below the directory, in bytes."""
         total = 0
@@ -243,7 +254,7 @@ class CheckpointStore:
         return total
 
     def _trial(self, trial_id: int) -> Path:
-        return self._root / f"trial-{trial_id:04d}"
+        return self._root / f"{_TRIAL}{trial_id:04d}"
 
     def _places(self, trial_id: int) -> Iterator[tuple[int, str, Path]]:
         directory = self._trial(trial_id)

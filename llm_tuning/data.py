@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -74,12 +74,8 @@ class TokenizedSplit:
         """Write the arrays as safetensors; the file appears whole or not at all. Raises DataError if it cannot."""
         from safetensors.numpy import save
 
-        arrays: dict[str, NDArray[Any]] = {
-            "token_ids": self.token_ids,
-            "offsets": self.offsets,
-            "answer_starts": self.answer_starts,
-        }
-        _write(path, save(arrays))
+        names = ("token_ids", "offsets", "answer_starts")
+        _write(path, save({name: np.ascontiguousarray(getattr(self, name)) for name in names}))
 
     @classmethod
     def load(cls, path: Path) -> TokenizedSplit:
@@ -153,23 +149,22 @@ def tokenize(
     _check_arguments(examples, max_length, too_long, context_length)
     kept: list[_TokenizedExample] = []
     misfits: list[_TokenizedExample] = []
-    report = TruncationReport(max_length, len(examples), longest=0)
+    longest = prompts_cut = answers_cut = 0
     for done, whole in enumerate(_encode(examples, tokenizer, system), start=1):
-        report = replace(report, longest=max(report.longest, whole.length))
-        cut = whole if whole.length <= max_length else _shorten(whole, max_length, too_long)
-        (misfits if cut is None else kept).append(cut or whole)
-        if cut is not None and cut is not whole:
-            shorter = len(cut.answer) < len(whole.answer)
-            report = replace(
-                report,
-                prompts_cut=report.prompts_cut + (len(cut.prompt) < len(whole.prompt)),
-                answers_cut=report.answers_cut + shorter,
-            )
+        longest = max(longest, whole.length)
+        fitting = whole if whole.length <= max_length else _shorten(whole, max_length, too_long)
+        if fitting is None:
+            misfits.append(whole)
+        else:
+            kept.append(fitting)
+            prompts_cut += len(fitting.prompt) < len(whole.prompt)
+            answers_cut += len(fitting.answer) < len(whole.answer)
         if on_progress is not None and (done % _CHUNK == 0 or done == len(examples)):
             on_progress(done, len(examples))
+    report = TruncationReport(max_length, len(examples), longest, prompts_cut, answers_cut, len(misfits))
     if misfits and (too_long != "drop" or not kept):
         raise _misfit_error(misfits, report, too_long, context_length)
-    return _concatenate(kept), replace(report, dropped=len(misfits))
+    return _concatenate(kept), report
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,9 +333,8 @@ def prepare_splits(
         DataError: bad input (see `read_examples` and `tokenize`), a directory that cannot be written,
             or one whose tokens were made from other files, another tokenizer or other settings.
     """
-    limits = dict(limits or {})
-    _check_limits(limits, paths)
-    settings = {"max_length": max_length, "too_long": too_long, "system": system, "limits": limits, "seed": seed}
+    limits = _checked_limits(limits, paths)
+    settings = {"max_length": max_length, "too_long": too_long, "system": system, "limits": limits and [limits, seed]}
     examples = {name: read_examples(path) for name, path in paths.items()}
     identity = {
         **{f"the file of {name}": _sha256(path.read_bytes()) for name, path in paths.items()},
@@ -352,27 +346,16 @@ def prepare_splits(
         _check_identity(index, identity)
         with contextlib.suppress(DataError):  # damaged tokens are made again: the input is still the same
             return load_splits(directory)
+    encode = partial(
+        tokenize,
+        tokenizer=tokenizer,
+        max_length=max_length,
+        too_long=too_long,
+        system=system,
+        context_length=context_length,
+    )
     chosen = {name: _limited(rows, limits.get(name), seed) for name, rows in examples.items()}
-    total = sum(map(len, chosen.values()))
-    splits: dict[str, TokenizedSplit] = {}
-    reports: dict[str, TruncationReport] = {}
-    before = 0
-    for name, rows in chosen.items():
-        progress = None if on_progress is None else _shifted(on_progress, before, total)
-        try:
-            splits[name], reports[name] = tokenize(
-                rows,
-                tokenizer,
-                max_length,
-                too_long,
-                system=system,
-                context_length=context_length,
-                on_progress=progress,
-            )
-        except DataError as error:
-            raise DataError(f"{name} ({paths[name]}): {error}") from error
-        before += len(rows)
-    prepared = PreparedData(splits, reports, tuple(_notes(chosen, reports)))
+    prepared = _tokenize_splits(chosen, encode, on_progress)
     _store(prepared, directory, identity)
     return prepared
 
@@ -404,12 +387,14 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     return _sha256(json.dumps([rules, special], sort_keys=True).encode())
 
 
-def _check_limits(limits: Mapping[str, int], paths: Mapping[str, Path]) -> None:
+def _checked_limits(limits: Mapping[str, int] | None, paths: Mapping[str, Path]) -> dict[str, int]:
+    limits = dict(limits or {})
     for name, limit in limits.items():
         if name not in paths:
             raise DataError(f"expected a row limit for one of {sorted(paths)}, got one for {name!r}; rename it")
         if limit < 1:
             raise DataError(f"expected a row limit of at least 1 for {name}, got {limit}; raise or remove it")
+    return limits
 
 
 def _check_identity(index: Path, identity: Mapping[str, str]) -> None:
@@ -444,8 +429,26 @@ def _limited(rows: list[Example], limit: int | None, seed: int) -> list[Example]
     return [rows[index] for index in np.random.default_rng(seed).permutation(len(rows))[:limit]]
 
 
-def _shifted(on_progress: OnProgress, before: int, total: int) -> OnProgress:
-    return lambda done, _: on_progress(before + done, total)
+def _tokenize_splits(
+    examples: Mapping[str, list[Example]],
+    encode: Callable[..., tuple[TokenizedSplit, TruncationReport]],
+    on_progress: OnProgress | None,
+) -> PreparedData:
+    total, done = sum(map(len, examples.values())), 0
+    splits: dict[str, TokenizedSplit] = {}
+    reports: dict[str, TruncationReport] = {}
+    for name, rows in examples.items():
+        step = None if on_progress is None else partial(_shifted, on_progress, done, total)
+        try:
+            splits[name], reports[name] = encode(rows, on_progress=step)
+        except DataError as error:
+            raise DataError(f"{name}: {error}") from error
+        done += len(rows)
+    return PreparedData(splits, reports, tuple(_notes(examples, reports)))
+
+
+def _shifted(on_progress: OnProgress, before: int, total: int, done: int, _: int) -> None:
+    on_progress(before + done, total)
 
 
 def _notes(examples: Mapping[str, Sequence[Example]], reports: Mapping[str, TruncationReport]) -> Iterator[str]:
@@ -463,10 +466,6 @@ def _notes(examples: Mapping[str, Sequence[Example]], reports: Mapping[str, Trun
 
 
 def _store(prepared: PreparedData, directory: Path, identity: Mapping[str, str]) -> None:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _write_error(directory, error) from error
     for name, split in prepared.splits.items():
         split.save(directory / f"{name}.safetensors")
     entries = {
@@ -480,6 +479,7 @@ def _store(prepared: PreparedData, directory: Path, identity: Mapping[str, str])
 def _write(path: Path, content: bytes) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as stream:
             stream.write(content)
             stream.flush()
@@ -488,13 +488,10 @@ def _write(path: Path, content: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):  # on a read-only file system even this is refused
             partial.unlink()
-        raise _write_error(path, error) from error
-
-
-def _write_error(path: Path, error: OSError) -> DataError:
-    return DataError(
-        f"expected to write {path}, got: {error.strerror}; free some disk space or choose a directory you may write to"
-    )
+        raise DataError(
+            f"expected to write {path}, got: {error.strerror}; "
+            "free some disk space or choose a directory you may write to"
+        ) from error
 
 
 def _sha256(content: bytes) -> str:

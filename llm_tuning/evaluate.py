@@ -127,18 +127,17 @@ def generate_answers(
 
     Raises RankError if another rank failed.
     """
-    error, answers = None, []
-    mine = range(min(count, len(split)))[ranks.index :: ranks.count]
-    try:
+
+    def answer_share() -> list[tuple[int, str]]:
         model.eval()
         config = _greedy(model, tokenizer, max_new_tokens)
-        for index in mine:
+        answers = []
+        for index in range(min(count, len(split)))[ranks.index :: ranks.count]:
             answers.append((index, _answer(model, tokenizer, split, index, config, ranks)))
             on_answer()
-    except Exception as caught:  # raised again by meet, on all ranks
-        error = caught
-    ranks.meet(error)
-    return tuple(answer for _, answer in sorted(ranks.gather(answers)))
+        return answers
+
+    return tuple(answer for _, answer in sorted(ranks.gather(ranks.together(answer_share))))
 
 
 def _answer(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ class ExportError(ValueError):
 
 
 def export_adapter(checkpoint: Path, destination: Path, *, base_model: str, details: Mapping[str, Any]) -> None:
-    """Write a checkpoint's adapter to a new or empty directory, for `PeftModel.from_pretrained`.
+    """Write a checkpoint's adapter to a new or empty directory, whole or not at all, for `PeftModel.from_pretrained`.
 
     Args:
         checkpoint: a directory of the CheckpointStore.
@@ -32,13 +33,25 @@ def export_adapter(checkpoint: Path, destination: Path, *, base_model: str, deta
             "it trains again what is missing"
         )
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
-        raise ExportError(f"expected an empty or new directory to export to, got {destination}; choose another")
+        raise ExportError(
+            f"expected an empty or new directory to export to, got {destination}, which holds something; "
+            "choose another, or remove it"
+        )
+    # Beside the destination, or inside if it is there already: it may be a disk of its own, or where a shell stands.
+    unfinished = (destination if destination.exists() else destination.absolute().parent) / f".{uuid.uuid4().hex}"
     try:
-        destination.mkdir(parents=True, exist_ok=True)
-        config = json.loads((checkpoint / ADAPTER_FILES[0]).read_text())
+        unfinished.mkdir(parents=True)
+        config = json.loads((checkpoint / ADAPTER_FILES[0]).read_text(encoding="utf-8"))
         config["base_model_name_or_path"] = base_model
-        (destination / ADAPTER_FILES[0]).write_text(json.dumps(config, indent=2) + "\n")
-        shutil.copyfile(checkpoint / ADAPTER_FILES[1], destination / ADAPTER_FILES[1])
-        (destination / "thresher.json").write_text(json.dumps(details, indent=2) + "\n")
+        (unfinished / ADAPTER_FILES[0]).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        shutil.copyfile(checkpoint / ADAPTER_FILES[1], unfinished / ADAPTER_FILES[1])
+        (unfinished / "thresher.json").write_text(json.dumps(details, indent=2) + "\n", encoding="utf-8")
+        if destination.exists():
+            for file in unfinished.iterdir():
+                file.replace(destination / file.name)
+        else:
+            unfinished.replace(destination)
     except OSError as error:
-        raise ExportError(f"expected to write to {destination}, got {error.strerror}; choose another place") from error
+        raise ExportError(f"expected to write to {destination}, got: {error.strerror}; choose another place") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)

@@ -1,18 +1,23 @@
-"""The hyperparameters of one fine-tuning run: their names, defaults and ranges."""
+"""The settings of fine-tuning: those that a search varies from run to run, and those that a study fixes.
+
+Importing this module does not import torch.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from types import MappingProxyType
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 from search_spaces.space import Params, ParamValue
 from search_spaces.suggestion import suggest
 
 ScheduleKind = Literal["linear", "cosine", "constant", "wsd"]
 LoraTargets = Literal["attention", "mlp", "all-linear"]
+Dtype = Literal["float32", "bfloat16", "float16"]
+MixedPrecision = Literal["no", "bf16", "fp16"]
 
 RECIPE_DEFAULTS: Final[Params] = MappingProxyType(
     {
@@ -135,3 +140,85 @@ def _check_float(name: str, value: ParamValue) -> None:
         expected, is_inside = "a fraction in [0, 1]", 0 <= value <= 1
     if not is_inside:
         raise RecipeError(f"{name}: expected {expected}, got {value!r}; give such a number")
+
+
+class SpecificationError(ValueError):
+    """A specification that no task can be built from."""
+
+
+_LEAST: Final[Mapping[str, float]] = {
+    "micro_batch_size": 1,
+    "evaluation_batch_size": 1,
+    "max_new_tokens": 1,
+    "generations": 0,
+    "save_every_seconds": 0,
+}
+_DIRECTORIES: Final = ("model_directory", "tokenizer_directory", "data_directory", "checkpoint_directory")
+
+
+@dataclass(frozen=True, slots=True)
+class FineTuningSpec:
+    """All that a worker needs to know to fine-tune, in terms of JSON.
+
+    Attributes:
+        model_directory: the base model, as `save_pretrained` writes it.
+        tokenizer_directory: the tokenizer, used to decode generated answers.
+        data_directory: holds train, validation and test as `<split>.safetensors` (`TokenizedSplit`).
+        checkpoint_directory: the root of the study's `CheckpointStore`.
+        lora_targets: module names of each group of linear layers.
+        defaults: hyperparameters that a job does not name; what is left takes `RECIPE_DEFAULTS`.
+        dtype: of the frozen base model; the LoRA matrices are always float32.
+        mixed_precision: of the computation, one setting for the whole process.
+        micro_batch_size: training examples that go through the model at once on each rank, at most.
+        evaluation_batch_size: held-out examples that go through the model at once.
+        gradient_checkpointing: recompute activations in the backward pass.
+        save_every_seconds: seconds of training between two checkpoints within a rung.
+        generations: how many test prompts are answered for a test job.
+        max_new_tokens: length of these answers in tokens, at most.
+        trust_remote_code: run code that lies in the model directory.
+    """
+
+    model_directory: str
+    tokenizer_directory: str
+    data_directory: str
+    checkpoint_directory: str
+    lora_targets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    defaults: Params = field(default_factory=dict)
+    dtype: Dtype = "float32"
+    mixed_precision: MixedPrecision = "no"
+    micro_batch_size: int = 8
+    evaluation_batch_size: int = 16
+    gradient_checkpointing: bool = False
+    save_every_seconds: float = 300.0
+    generations: int = 4
+    max_new_tokens: int = 64
+    trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least in _LEAST.items():
+            if not getattr(self, name) >= least:
+                raise SpecificationError(f"{name}: expected at least {least}, got {getattr(self, name)!r}; raise it")
+        for name, choices in (("dtype", get_args(Dtype)), ("mixed_precision", get_args(MixedPrecision))):
+            if getattr(self, name) not in choices:
+                raise SpecificationError(
+                    f"{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}; choose one of them"
+                )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The specification in terms of JSON, readable by `from_dict`."""
+        entries = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        targets = {group: list(modules) for group, modules in self.lora_targets.items()}
+        return {**entries, "lora_targets": targets, "defaults": dict(self.defaults)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> FineTuningSpec:
+        """The specification that `to_dict` wrote. Raises SpecificationError for unknown and missing entries."""
+        known = [entry.name for entry in fields(cls)]
+        for name in data:
+            if name not in known:
+                raise SpecificationError(f"expected an entry of FineTuningSpec, got {name!r}; {suggest(name, known)}")
+        for name in _DIRECTORIES:
+            if name not in data:
+                raise SpecificationError(f"expected an entry {name!r}, got none; give a directory")
+        targets = {group: tuple(modules) for group, modules in data.get("lora_targets", {}).items()}
+        return cls(**{**data, "lora_targets": targets})

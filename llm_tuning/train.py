@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, final
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, final
 
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
 from torch.nn import functional
 
 from controller.trial import FailureKind
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
     from llm_tuning.data import TokenizedSplit
+
+Result = TypeVar("Result")
 
 _OUT_OF_MEMORY = ("out of memory", "DefaultCPUAllocator", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
@@ -114,14 +117,22 @@ class Ranks:
             if error is not None:
                 raise error
             return [float(value) for value in values]
-        totals = torch.tensor(
-            [error is not None, *values], dtype=torch.float64, device=self.accelerator.device
-        )
+        totals = torch.tensor([error is not None, *values], dtype=torch.float64, device=self.accelerator.device)
         self.sum(totals)
         failures, *sums = totals.tolist()
         if failures:
             self._raise_together(error)
         return sums
+
+    def together(self, action: Callable[[], Result]) -> Result:
+        """Do something on every rank and meet: the result of this rank, or an exception on all of them."""
+        error, results = None, []
+        try:
+            results.append(action())
+        except Exception as caught:  # raised again by meet, on all ranks
+            error = caught
+        self.meet(error)
+        return results[0]
 
     def sum(self, tensor: torch.Tensor) -> None:
         """Replace a tensor by its sum over all ranks, in place. Raises GroupLostError if a rank is gone."""
@@ -265,7 +276,8 @@ class Trainer:
         optimizer = torch.optim.AdamW(
             list(self._parameters.values()), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
         )
-        self._optimizer = accelerator.prepare_optimizer(optimizer, device_placement=False)
+        # Not accelerator.prepare, which would keep the optimizer and its moments alive after the trial.
+        self._optimizer = AcceleratedOptimizer(optimizer, device_placement=False, scaler=accelerator.scaler)
 
     def step(
         self, *, stop: Callable[[], bool] = _never, save: bool = False, on_micro_batch: Callable[[], None] = _ignore
@@ -294,12 +306,7 @@ class Trainer:
         if incomplete:
             return None
         self._ranks.sum(self._gradient)
-        norm = float(self._ranks.accelerator.clip_grad_norm_(self._parameters.values(), self._recipe.max_grad_norm))
-        self._check_finite(nats / tokens, norm)
-        rate = learning_rate(self._recipe, self.examples // self._recipe.batch_size, self._horizon)
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
-        self._optimizer.step()
+        norm, rate = self._ranks.together(lambda: self._update(nats / tokens))
         self.examples += self._recipe.batch_size
         self.steps += 1
         return StepOutcome(nats, tokens, norm, rate, bool(saves))
@@ -323,6 +330,19 @@ class Trainer:
                 nats += losses.detach().sum()
                 on_micro_batch()
         return nats.item(), True
+
+    def _update(self, loss: float) -> tuple[float, float]:
+        """Clip the gradient and let the optimizer step; (the gradient's norm before, the learning rate)."""
+        scaler = self._ranks.accelerator.scaler
+        if scaler is not None:
+            scaler.unscale_(self._optimizer.optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters.values(), self._recipe.max_grad_norm).item()
+        self._check_finite(loss, norm)
+        rate = learning_rate(self._recipe, self.examples // self._recipe.batch_size, self._horizon)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._optimizer.step()
+        return norm, rate
 
     def _check_finite(self, loss: float, norm: float) -> None:
         scaler = self._ranks.accelerator.scaler
@@ -375,10 +395,6 @@ class Trainer:
             self._ranks.accelerator.scaler.load_state_dict(dict(loss_scale))
         self.examples = examples
         self.steps = steps
-
-    def close(self) -> None:
-        """Let go of the optimizer; the accelerator keeps a reference to everything that it has prepared."""
-        self._ranks.accelerator.free_memory()
 
 
 def _flat_gradient(parameters: list[torch.nn.Parameter]) -> torch.Tensor:

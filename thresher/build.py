@@ -15,12 +15,13 @@ from controller.schedulers.full_budget import FullBudget
 from controller.schedulers.rungs import geometric_rungs
 from controller.strategy import Composed, InTurn, Sampler, Scheduler, Strategy
 from controller.trial import Objective
-from llm_tuning.recipe import RECIPE_DEFAULTS
+from llm_tuning.base_model import context_length
+from llm_tuning.recipe import RECIPE_DEFAULTS, FineTuningSpec
 from nas.architecture import Architecture, ArchitectureError
 from search_spaces.domains import Choice
 from search_spaces.families import Family, family_for, load_family
-from search_spaces.space import ParamValue, Space, SpaceError
-from thresher.config import AshaConfig, ConfigError, EvolutionConfig, StudyConfig, check_budgets
+from search_spaces.space import ParamValue, Space
+from thresher.config import AshaConfig, ConfigError, EvolutionConfig, StudyConfig, check_budgets, check_domains
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +54,17 @@ def build_plan(config: StudyConfig, model_config: Mapping[str, Any]) -> Plan:
     """The plan of a study for a model with the given transformers configuration.
 
     Raises:
-        ConfigError: the rungs are too small, the default lies outside the space, or the family lacks a space.
+        ConfigError: texts may be longer than the model's context, the rungs are too small, the default lies outside
+            the space, there is no space, or it holds values that no training can be made of.
         FamilyError: the family does not exist or its file is wrong.
     """
     notes: list[str] = []
+    context = context_length(model_config)
+    if context is not None and config.data.max_length > context:
+        raise ConfigError(
+            f"data.max_length: expected at most {context}, the context of the model in tokens, got "
+            f"{config.data.max_length}; lower it to {context} or less"
+        )
     family = _family(config, model_config, notes)
     defaults = _defaults(config, family, model_config)
     space = config.space_object() or (family.space if family is not None else None)
@@ -65,16 +73,11 @@ def build_plan(config: StudyConfig, model_config: Mapping[str, Any]) -> Plan:
             f"space: expected a space, since no family covers the model type {model_config.get('model_type')!r}, "
             "got none; list the hyperparameters to search, or name model.family"
         )
-    default_params = {name: defaults[name] for name in space.names}
-    try:
-        space.validate(default_params)
-    except SpaceError as error:
-        raise ConfigError(
-            f"hyperparameters: expected the default configuration (trial 0) inside the space, got {error} "
-            "(set the default under `hyperparameters`)"
-        ) from error
+    default_params = _default_params(space, defaults)
+    lora_targets = {} if family is None else family.lora_targets
+    _check_combinations(space, defaults, lora_targets)
     budgets = rung_budgets(config)
-    check_budgets(config, budgets, _largest(space, defaults, "optimizer.batch_size"))
+    check_budgets(config, budgets, int(_highest(space, defaults, "optimizer.batch_size")))
     finalists = Finalists(config.finalists.count, config.finalists.repeats, test=config.data.test is not None)
     search = Composed(_sampler(config, space), _scheduler(config, budgets))
     return Plan(
@@ -85,7 +88,7 @@ def build_plan(config: StudyConfig, model_config: Mapping[str, Any]) -> Plan:
         strategy=InTurn((search, finalists)),
         finalists=finalists,
         objective=Objective(config.objective.metric, config.objective.direction),
-        lora_targets={} if family is None else family.lora_targets,
+        lora_targets=lora_targets,
         architecture=_architecture(model_config, notes),
         notes=tuple(notes),
     )
@@ -108,28 +111,28 @@ def worker_task(config: StudyConfig, plan: Plan, model_directory: Path) -> dict[
     """What a worker builds its FineTuningTask from, as plain data."""
     directory = config.output.directory.resolve()
     resources = config.resources
-    return {
-        "model_directory": str(model_directory),
-        "dtype": config.model.dtype,
-        "trust_remote_code": config.model.trust_remote_code,
-        "data_directory": str(directory / "data"),
-        "tokenizer_directory": str(directory / "tokenizer"),
-        "checkpoint_directory": str(directory / "checkpoints"),
-        "micro_batch_size": resources.micro_batch_size,
-        "evaluation_batch_size": resources.evaluation_batch_size,
-        "mixed_precision": resources.mixed_precision,
-        "gradient_checkpointing": resources.gradient_checkpointing,
-        "save_every_seconds": resources.save_every_minutes * 60,
-        "lora_targets": {group: list(modules) for group, modules in plan.lora_targets.items()},
-        "defaults": dict(plan.defaults),
-        "generations": config.output.generations,
-        "max_new_tokens": config.output.max_new_tokens,
-    }
+    return FineTuningSpec(
+        model_directory=str(model_directory.resolve()),
+        tokenizer_directory=str(directory / "tokenizer"),
+        data_directory=str(directory / "data"),
+        checkpoint_directory=str(directory / "checkpoints"),
+        lora_targets=plan.lora_targets,
+        defaults=plan.defaults,
+        dtype=config.model.dtype,
+        mixed_precision=resources.mixed_precision,
+        micro_batch_size=resources.micro_batch_size,
+        evaluation_batch_size=resources.evaluation_batch_size,
+        gradient_checkpointing=resources.gradient_checkpointing,
+        save_every_seconds=resources.save_every_minutes * 60,
+        generations=config.output.generations,
+        max_new_tokens=config.output.max_new_tokens,
+        trust_remote_code=config.model.trust_remote_code,
+    ).to_dict()
 
 
 def largest_rank(plan: Plan) -> int:
     """The largest LoRA rank that any trial may have."""
-    return _largest(plan.space, plan.defaults, "lora.rank")
+    return int(_highest(plan.space, plan.defaults, "lora.rank"))
 
 
 def _family(config: StudyConfig, model_config: Mapping[str, Any], notes: list[str]) -> Family | None:
@@ -150,6 +153,46 @@ def _defaults(config: StudyConfig, family: Family | None, model_config: Mapping[
     if family is not None and isinstance(hidden_size, int):
         defaults |= family.default_params(hidden_size)
     return defaults | config.hyperparameters
+
+
+def _default_params(space: Space, defaults: Mapping[str, ParamValue]) -> dict[str, ParamValue]:
+    """The part of the defaults that the space varies, which is trial 0. Raises ConfigError if it lies outside."""
+    params = {}
+    for name, domain in space.domains.items():
+        params[name] = defaults[name]
+        if not domain.contains(defaults[name]):
+            raise ConfigError(
+                f"space.{name}: expected the default configuration (trial 0) to lie in the space, here {domain}, "
+                f"got {defaults[name]!r}; set {name} under `hyperparameters`, or widen the space"
+            )
+    return params
+
+
+def _check_combinations(
+    space: Space, defaults: Mapping[str, ParamValue], lora_targets: Mapping[str, tuple[str, ...]]
+) -> None:
+    """Refuse what no single value is to blame for, before a trial fails of it. Raises ConfigError."""
+    check_domains(space)
+    if "wsd" in possible_values(space, defaults, "schedule.kind"):
+        warmup, decay = (_highest(space, defaults, f"schedule.{part}") for part in ("warmup", "decay"))
+        if warmup + decay > 1:
+            raise ConfigError(
+                "space: expected schedule.warmup + schedule.decay <= 1 with schedule.kind wsd, got up to "
+                f"{warmup:g} + {decay:g}; lower one of them in `space` or `hyperparameters`"
+            )
+    groups = [*lora_targets, *({"all-linear"} - set(lora_targets))]
+    for targets in possible_values(space, defaults, "lora.targets"):
+        if targets not in groups:
+            raise ConfigError(
+                f"lora.targets: expected one of {', '.join(groups)}, got {targets!r}; name a family under "
+                "model.family that lists the modules of this group"
+            )
+
+
+def possible_values(space: Space, defaults: Mapping[str, ParamValue], name: str) -> tuple[ParamValue, ...]:
+    """The values that a categorical hyperparameter may have in any trial."""
+    domain = space.domains.get(name)
+    return domain.values if isinstance(domain, Choice) else (defaults[name],)
 
 
 def _architecture(model_config: Mapping[str, Any], notes: list[str]) -> Architecture | None:
@@ -190,8 +233,9 @@ def _scheduler(config: StudyConfig, budgets: tuple[int, ...]) -> Scheduler:
     )
 
 
-def _largest(space: Space, defaults: Mapping[str, ParamValue], name: str) -> int:
+def _highest(space: Space, defaults: Mapping[str, ParamValue], name: str) -> float:
+    """The largest value that a numeric hyperparameter may have in any trial."""
     domain = space.domains.get(name)
     if domain is None:
-        return int(defaults[name])
-    return int(max(domain.values)) if isinstance(domain, Choice) else int(domain.high)
+        return float(defaults[name])
+    return float(max(domain.values)) if isinstance(domain, Choice) else float(domain.high)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from thresher.config import StudyConfig
     from thresher.record import StudyRecord
 
+EXIT_NO_RESULT = 1
 EXIT_WRONG_INPUT = 2
 EXIT_HALTED = 3
 EXIT_INTERRUPTED = 130
@@ -21,8 +22,8 @@ EXIT_INTERRUPTED = 130
 app = typer.Typer(
     name="thresher",
     help="Find the best way to fine-tune a language model.",
-    epilog="Exit codes: 0 done, 2 wrong input, 3 halted (disk full, say), 130 interrupted. "
-    "After 3 and 130 the same command goes on where it stopped.",
+    epilog="Exit codes: 0 done, 1 no trial could be measured, 2 wrong input, 3 halted (disk full, say), "
+    "130 interrupted. After 3 and 130 the same command goes on where it stopped.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -63,6 +64,13 @@ def run(config: Annotated[Path, typer.Argument(metavar="CONFIG", help="the YAML 
         if world.rank:
             raise typer.Exit(EXIT_WRONG_INPUT) from None  # rank 0 says it
         _fail(error, EXIT_WRONG_INPUT)
+    except OSError as error:
+        place = f" for {error.filename}" if error.filename else ""
+        _fail(
+            f"expected files that can be read and written, got {error.strerror or error}{place}; "
+            "free some space or mend permissions, then run the same command again",
+            EXIT_HALTED,
+        )
 
 
 @app.command()
@@ -96,11 +104,18 @@ def best(run: RunArgument, as_json: Annotated[bool, typer.Option("--json", help=
     params = record.params(winner.trial)
     metric = record.config.objective.metric
     if as_json:
-        summary = {"trial": winner.trial.trial_id, metric: winner.loss, "budget": winner.budget, "params": params}
+        summary = {
+            "trial": winner.trial.trial_id,
+            metric: winner.loss,
+            "runs": len(winner.runs),
+            "budget": winner.budget,
+            "params": params,
+        }
         typer.echo(json.dumps(summary, indent=2))
         return
+    runs = f"mean of {len(winner.runs)} runs" if len(winner.runs) > 1 else "1 run"
     typer.echo(
-        f"trial {winner.trial.trial_id}: {metric} {winner.loss:.4f} at {winner.budget} of "
+        f"trial {winner.trial.trial_id}: {metric} {winner.loss:.4f} ({runs}) at {winner.budget} of "
         f"{record.history.horizon} examples"
     )
     for name, value in sorted(params.items()):
@@ -115,14 +130,18 @@ def export(
     """Copy the winner's adapter to a directory, for PeftModel.from_pretrained."""
     record = _open(run)
     try:
-        winner = record.export(to)
+        winner, exported = record.winner(), record.export(to)
     except ValueError as error:
         _fail(error, EXIT_WRONG_INPUT)
-    typer.echo(f"adapter of trial {winner.trial.trial_id} (trained on {winner.budget} examples) written to {to}")
+    repeat = "" if exported is winner.trial else f" as repeated in trial {exported.trial_id}"
+    typer.echo(
+        f"adapter of trial {winner.trial.trial_id}{repeat}, trained on {winner.budget} examples, written to {to}"
+    )
 
 
 def _run(study: StudyConfig, world: object, console: Console) -> None:
     from controller.controller import StudyHalted
+    from thresher.record import RecordError
     from thresher.study import finish_study, run_study
 
     try:
@@ -132,7 +151,10 @@ def _run(study: StudyConfig, world: object, console: Console) -> None:
     if not outcome.finished:
         console.print("stopped; what was running is saved, the same command goes on", highlight=False)
         raise typer.Exit(EXIT_INTERRUPTED)
-    finish_study(study, outcome, console)
+    try:
+        finish_study(study, outcome, console)
+    except RecordError as error:
+        _fail(error, EXIT_NO_RESULT)
 
 
 def _open(run: Path) -> StudyRecord:
@@ -144,6 +166,6 @@ def _open(run: Path) -> StudyRecord:
         _fail(error, EXIT_WRONG_INPUT)
 
 
-def _fail(error: Exception, code: int) -> NoReturn:
+def _fail(error: Exception | str, code: int) -> NoReturn:
     print(f"thresher: {error}", file=sys.stderr)
     raise typer.Exit(code)

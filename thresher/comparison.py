@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -16,12 +16,11 @@ import numpy.typing as npt
 
 from controller.finalists import DEFAULT_TRIAL, Finalists, Standing, runs_of, standings
 from controller.history import History
-from controller.trial import Report, Trial
+from controller.trial import Report
 from search_spaces.space import Params
 
 TEST_METRIC = "test_loss"
 RESAMPLES = 10_000
-LEVEL = 0.95
 FEW_EXAMPLES = 30
 
 Verdict = Literal["better", "worse", "tie"]
@@ -55,7 +54,6 @@ class TestSample:
     """
 
     __test__ = False  # not a test case, whatever a test runner makes of the name
-
     values: Floats
     weights: Floats
 
@@ -64,10 +62,6 @@ class TestSample:
         """sum_i w_i v_i / sum_i w_i, with v_i the mean of example i over the runs."""
         return float(self.values.mean(axis=0) @ self.weights / self.weights.sum())
 
-    def is_paired_with(self, other: TestSample) -> bool:
-        """Whether both were measured on the same examples, as far as their weights tell."""
-        return np.array_equal(self.weights, other.weights)
-
 
 @dataclass(frozen=True, slots=True)
 class TestScore:
@@ -75,12 +69,12 @@ class TestScore:
 
     Attributes:
         runs: how many trained models it is the mean of.
-        interval: None where the losses of the single examples are unknown or fewer than two.
+        interval: None where the losses by example are missing, fewer than two or do not match, see `sample_of`.
+        examples: how many it rests on; 0 where that is not known.
         generations: answers of the first run to the first test prompts.
     """
 
     __test__ = False
-
     loss: float
     interval: Interval | None
     runs: int
@@ -106,11 +100,6 @@ class Contender:
     mean: float
     standard_error: float
     test: TestScore | None = None
-
-    @property
-    def label(self) -> str:
-        """What to call it."""
-        return "default (trial 0)" if self.trial_id == DEFAULT_TRIAL else f"trial {self.trial_id}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,45 +170,16 @@ class Comparison:
         """The contender with the best mean validation loss; None if no trial reached the full budget."""
         return self.contenders[0] if self.contenders else None
 
-    @property
-    def default(self) -> Contender | None:
-        """The default configuration, if it reached the full budget."""
-        return next((contender for contender in self.contenders if contender.trial_id == DEFAULT_TRIAL), None)
-
-    def difference(self, trial_id: int | None) -> Difference | None:
-        """The winner's difference to a contender, or to the base model (None)."""
-        return next((difference for difference in self.differences if difference.trial_id == trial_id), None)
-
     def to_json(self) -> dict[str, Any]:
         """Everything but the generations as plain data; what is no number becomes None."""
-        selection = self.selection
-        return {
-            "metric": self.metric,
-            "direction": "minimize" if self.sign > 0 else "maximize",
-            "winner": None if self.winner is None else self.winner.trial_id,
-            "contenders": [_contender_to_json(contender) for contender in self.contenders],
-            "base": _score_to_json(self.base),
-            "differences": [
-                {
-                    "winner_minus": "base" if difference.trial_id is None else difference.trial_id,
-                    "value": _number(difference.value),
-                    "interval": _interval_to_json(difference.interval),
-                    "verdict": difference.verdict,
-                }
-                for difference in self.differences
-            ],
-            "validation_ties": list(self.ties),
-            "selection": None
-            if selection is None
-            else {
-                "found": selection.found,
-                "repeated": selection.repeated,
-                "found_minus_repeated": selection.value,
-                "default_found": selection.default_found,
-                "default_repeated": selection.default_repeated,
-            },
-            "gaps": list(self.gaps),
-        }
+        data: dict[str, Any] = plain_data(asdict(self))
+        for score in (data["base"], *(contender["test"] for contender in data["contenders"])):
+            if score is not None:
+                del score["generations"]
+        for entry, difference in zip(data["differences"], self.differences, strict=True):
+            entry["verdict"] = difference.verdict
+        data["winner"] = None if self.winner is None else self.winner.trial_id
+        return data
 
 
 def compare(history: History, finalists: Finalists, *, resamples: int = RESAMPLES) -> Comparison:
@@ -230,35 +190,22 @@ def compare(history: History, finalists: Finalists, *, resamples: int = RESAMPLE
     itself with 95 %: nothing is corrected for the number of comparisons.
     """
     rows = standings(history, finalists)
-    if not rows:
-        gaps = [f"No trial reached the full budget of {history.horizon}: there is nothing to compare."]
-    else:
-        gaps = _gaps(history, finalists, rows)
     reports = [[run.tests[history.horizon] for run in row.runs if history.horizon in run.tests] for row in rows]
     base_reports = [trial.tests[0] for trial in history.trials if 0 in trial.tests][:1]
-    scores, differences = _test_scores([*reports, base_reports], history.seed, resamples)
-    if rows and finalists.test:
-        gaps += _test_gaps([*(_label(row.trial) for row in rows), "the base model"], [*reports, base_reports], scores)
+    tested = dict(zip([*(row.trial.trial_id for row in rows), None], [*reports, base_reports], strict=True))
+    scores, differences = _test_scores(tested, history.seed, resamples)
+    gaps = _gaps(history, rows)
+    if not finalists.test:
+        gaps.append("There is no test set: nothing here was measured on data that the search did not choose by.")
+    elif rows:
+        gaps += _test_gaps(history, rows, scores)
     objective = history.objectives[0]
-    contenders = tuple(
-        Contender(
-            row.trial.trial_id,
-            row.trial.params,
-            tuple(run.trial_id for run in row.runs),
-            row.losses,
-            row.mean,
-            row.standard_error,
-            score,
-        )
-        for row, score in zip(rows, scores[:-1], strict=True)
-    )
-    others = [*(row.trial.trial_id for row in rows), None]
     return Comparison(
         metric=objective.metric,
         sign=1 if objective.direction == "minimize" else -1,
-        contenders=contenders,
+        contenders=tuple(_contender(row, score) for row, score in zip(rows, scores[:-1], strict=True)),
         base=scores[-1],
-        differences=tuple(Difference(others[index], *found) for index, found in differences.items()),
+        differences=tuple(sorted(differences, key=lambda difference: (difference.trial_id or 0) > 0)),
         ties=_validation_ties(rows),
         selection=_selection(rows),
         gaps=tuple(gaps),
@@ -299,74 +246,97 @@ def bootstrap(samples: Sequence[TestSample], *, seed: int, resamples: int = RESA
 
 def percentile_interval(values: Floats) -> Interval:
     """The central 95 % of bootstrapped values, [resamples]."""
-    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.quantile(values, [0.025, 0.975])
     return Interval(float(low), float(high))
 
 
 def sample_of(reports: Sequence[Report]) -> TestSample | None:
-    """The losses of the runs of one configuration by example; None if they are missing, infinite or do not match."""
-    if not reports or not all(report.per_example for report in reports):
-        return None
-    if len({len(report.per_example) for report in reports}) > 1:
+    """The losses of the runs of one configuration by example.
+
+    None if they are missing, infinite, of fewer than two examples, or do not match.
+    """
+    lengths = {len(report.per_example) for report in reports}
+    if len(lengths) != 1 or lengths == {0}:
         return None
     pairs = np.array([report.per_example for report in reports], dtype=np.float64)  # [runs, examples, 2]
     weights = pairs[0, :, 1]
     measured = weights > 0  # an example without weight, such as an empty answer, says nothing
     values = pairs[:, measured, 0]
-    if not measured.any() or (pairs[:, :, 1] != weights).any() or not np.isfinite(values).all():
+    if measured.sum() < 2 or (pairs[:, :, 1] != weights).any() or not np.isfinite(values).all():
         return None
     return TestSample(values, weights[measured])
 
 
+def label_of(trial_id: int | None) -> str:
+    """What to call a contender, or the base model (None)."""
+    if trial_id is None:
+        return "base model"
+    return "default" if trial_id == DEFAULT_TRIAL else f"trial {trial_id}"
+
+
+def plain_data(value: Any) -> Any:
+    """A value made of mappings, sequences and scalars as JSON has it: with lists, and None for NaN and infinity."""
+    if isinstance(value, Mapping):
+        return {key: plain_data(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_data(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _test_scores(
-    reports: Sequence[Sequence[Report]], seed: int, resamples: int
-) -> tuple[list[TestScore | None], dict[int, tuple[float, Interval | None]]]:
-    """Scores in the order given, and (difference, interval) of the first to each of the others by their position."""
-    samples = [sample_of(group) for group in reports]
+    reports: Mapping[int | None, Sequence[Report]], seed: int, resamples: int
+) -> tuple[list[TestScore | None], list[Difference]]:
+    """Scores of trials (the base model: None) in the order given, and the differences of the first to the others."""
+    samples = [sample_of(group) for group in reports.values()]
+    means = _resampled_means(samples, seed, resamples)
     scores: list[TestScore | None] = []
-    means: dict[int, Floats] = {}
-    for position, (group, sample) in enumerate(zip(reports, samples, strict=True)):
+    differences = []
+    for place, (trial_id, group) in enumerate(reports.items()):
         if not group:
             scores.append(None)
-        elif sample is None or len(sample.weights) < 2:
-            examples = 0 if sample is None else len(sample.weights)
-            loss = _mean_metric(group) if sample is None else sample.mean
-            scores.append(TestScore(loss, None, len(group), examples, group[0].generations))
-        else:
-            if position not in means:
-                partners = [i for i, other in enumerate(samples) if other is not None and other.is_paired_with(sample)]
-                columns = bootstrap([s for i in partners if (s := samples[i]) is not None], seed=seed, resamples=resamples)
-                means |= dict(zip(partners, columns.T, strict=True))
-            interval = percentile_interval(means[position])
-            scores.append(TestScore(sample.mean, interval, len(group), len(sample.weights), group[0].generations))
-    return scores, _differences(scores, samples, means)
-
-
-def _differences(
-    scores: Sequence[TestScore | None], samples: Sequence[TestSample | None], means: Mapping[int, Floats]
-) -> dict[int, tuple[float, Interval | None]]:
-    first, first_sample = scores[0], samples[0]
-    found: dict[int, tuple[float, Interval | None]] = {}
-    for position, (score, sample) in enumerate(zip(scores, samples, strict=True)):
-        if position == 0 or first is None or score is None:
             continue
-        interval = None
-        if first_sample is not None and sample is not None and 0 in means and first_sample.is_paired_with(sample):
-            interval = percentile_interval(means[0] - means[position])
-        found[position] = (first.loss - score.loss, interval)
-    return found
+        sample, first = samples[place], samples[0]
+        interval = percentile_interval(means[place]) if place in means else None
+        values = [report.metrics.get(TEST_METRIC, math.nan) for report in group]
+        loss, examples = (_mean(values), 0) if sample is None else (sample.mean, len(sample.weights))
+        scores.append(TestScore(loss, interval, len(group), examples, group[0].generations))
+        if place and scores[0] is not None:
+            paired = first is not None and sample is not None and _are_paired(first, sample)
+            interval = percentile_interval(means[0] - means[place]) if paired else None
+            differences.append(Difference(trial_id, scores[0].loss - loss, interval))
+    return scores, differences
 
 
-def _mean_metric(reports: Sequence[Report]) -> float:
-    return sum(report.metrics.get(TEST_METRIC, math.nan) for report in reports) / len(reports)
+def _resampled_means(samples: Sequence[TestSample | None], seed: int, resamples: int) -> dict[int, Floats]:
+    """Bootstrapped means by position; those measured on the same examples are resampled together."""
+    means: dict[int, Floats] = {}
+    known = {place: sample for place, sample in enumerate(samples) if sample is not None}
+    for place, sample in known.items():
+        if place not in means:
+            paired = {other: their for other, their in known.items() if _are_paired(their, sample)}
+            columns = bootstrap(list(paired.values()), seed=seed, resamples=resamples).T
+            means |= dict(zip(paired, columns, strict=True))
+    return means
+
+
+def _are_paired(one: TestSample, other: TestSample) -> bool:
+    return np.array_equal(one.weights, other.weights)  # the same examples, as far as that can be told
+
+
+def _contender(row: Standing, score: TestScore | None) -> Contender:
+    trial, runs = row.trial, tuple(run.trial_id for run in row.runs)
+    return Contender(trial.trial_id, trial.params, runs, row.losses, row.mean, row.standard_error, score)
 
 
 def _validation_ties(rows: Sequence[Standing]) -> tuple[int, ...]:
-    """Who cannot be told from the winner. Seeds differ between trials, so nothing can be paired."""
+    """Who cannot be told from the winner. Seeds differ between trials, so nothing can be paired.
+
+    An unknown standard error (a single run) is no ground to tell anybody apart.
+    """
     return tuple(
         row.trial.trial_id
         for row in rows[1:]
-        if row.mean - rows[0].mean <= 2 * math.hypot(row.standard_error, rows[0].standard_error)
+        if not row.mean - rows[0].mean > 2 * math.hypot(row.standard_error, rows[0].standard_error)
     )
 
 
@@ -374,98 +344,55 @@ def _selection(rows: Sequence[Standing]) -> Selection | None:
     if not rows or rows[0].trial.trial_id == DEFAULT_TRIAL or len(rows[0].losses) < 2:
         return None
     winner = rows[0].losses
-    found, repeated = winner[0], sum(winner[1:]) / (len(winner) - 1)
     default = next((row.losses for row in rows if row.trial.trial_id == DEFAULT_TRIAL), ())
     if len(default) < 2:
-        return Selection(found, repeated)
-    return Selection(found, repeated, default[0], sum(default[1:]) / (len(default) - 1))
+        return Selection(winner[0], _mean(winner[1:]))
+    return Selection(winner[0], _mean(winner[1:]), default[0], _mean(default[1:]))
 
 
-def _gaps(history: History, finalists: Finalists, rows: Sequence[Standing]) -> list[str]:
-    """What is missing before the test."""
+def _gaps(history: History, rows: Sequence[Standing]) -> list[str]:
+    """What is missing on validation."""
+    if not rows:
+        return [f"No trial reached the full budget of {history.horizon}: there is nothing to compare."]
     gaps = []
-    default = history.trials[DEFAULT_TRIAL]
-    if all(row.trial is not default for row in rows):
-        failure = default.failure
-        why = f"failed ({failure.kind.value})" if failure is not None else "did not reach the full budget"
+    if all(row.trial.trial_id != DEFAULT_TRIAL for row in rows):
+        failure = history.trials[DEFAULT_TRIAL].failure
+        why = f"failed ({failure.kind.value})" if failure else "did not reach the full budget"
         gaps.append(f"The default configuration (trial 0) {why}: there is no default to compare with.")
     for row in rows:
         planned = runs_of(history, row.trial)
         missing = [run for run in planned if run not in row.runs]
         if missing:
             ends = ", ".join(run.failure.kind.value if run.failure else "not finished" for run in missing)
-            gaps.append(f"{_label(row.trial)}: {len(missing)} of {len(planned)} runs gave no result ({ends}).")
+            gaps.append(f"{_label(row)}: {len(missing)} of {len(planned)} runs gave no result ({ends}).")
     if all(len(row.losses) < 2 for row in rows):
         gaps.append("One run each: how much of the differences on validation is chance is unknown.")
-    if not finalists.test:
-        gaps.append("There is no test set: nothing here was measured on data that the search did not choose by.")
-    untested = [run.trial_id for row in rows for run in row.runs if history.horizon not in run.tests]
-    if finalists.test and untested:
-        tried = {job.trial_id for job in history.jobs if job.split == "test" and job.to_budget == history.horizon}
-        for words, trials in (
-            ("failed", [trial_id for trial_id in untested if trial_id in tried]),
-            ("was not made", [trial_id for trial_id in untested if trial_id not in tried]),
-        ):
-            if trials:
-                gaps.append(f"The test of {_listed(trials)} {words}.")
     return gaps
 
 
-def _test_gaps(
-    labels: Sequence[str], reports: Sequence[Sequence[Report]], scores: Sequence[TestScore | None]
-) -> list[str]:
-    """What is missing in the test."""
-    gaps = []
-    for label, group, score in zip(labels, reports, scores, strict=True):
-        if score is None:
-            gaps.append(f"Not tested: {label}.")
-        elif not math.isfinite(score.loss):
+def _test_gaps(history: History, rows: Sequence[Standing], scores: Sequence[TestScore | None]) -> list[str]:
+    """What is missing on the test set. The last score is that of the base model."""
+    horizon = history.horizon
+    untested = [run.trial_id for row in rows for run in row.runs if horizon not in run.tests]
+    gaps = [f"Trial {trial_id} has no test result." for trial_id in untested]
+    if scores[-1] is None:
+        gaps.append("The base model has no test result.")
+    for label, score in zip([*map(_label, rows), label_of(None)], scores, strict=True):
+        if score is not None and not math.isfinite(score.loss):
             gaps.append(f"{label}: the test loss is no number.")
-        elif score.interval is None:
-            why = "only one test example" if score.examples else "no matching losses by example"
-            gaps.append(f"{label}: no interval ({why} in {len(group)} test reports).")
-    counts = [score.examples for score in scores if score is not None and score.interval is not None]
+        elif score is not None and score.interval is None:
+            gaps.append(f"{label}: no interval, since losses by example are missing, too few or do not match.")
+    counts = {score.examples for score in scores if score is not None and score.interval is not None}
     if counts and min(counts) < FEW_EXAMPLES:
         gaps.append(f"Only {min(counts)} test examples: the intervals are rough.")
-    if len(set(counts)) > 1:
+    if len(counts) > 1:
         gaps.append("Not all were tested on the same examples: where not, differences have no interval.")
     return gaps
 
 
-def _label(trial: Trial) -> str:
-    return "default (trial 0)" if trial.trial_id == DEFAULT_TRIAL else f"trial {trial.trial_id}"
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
-def _listed(trials: Sequence[int]) -> str:
-    return ("trial " if len(trials) == 1 else "trials ") + ", ".join(map(str, trials))
-
-
-def _contender_to_json(contender: Contender) -> dict[str, Any]:
-    return {
-        "trial": contender.trial_id,
-        "params": dict(contender.params),
-        "runs": list(contender.runs),
-        "validation_losses": list(contender.losses),
-        "mean": contender.mean,
-        "standard_error": _number(contender.standard_error),
-        "test": _score_to_json(contender.test),
-    }
-
-
-def _score_to_json(score: TestScore | None) -> dict[str, Any] | None:
-    if score is None:
-        return None
-    return {
-        "loss": _number(score.loss),
-        "interval": _interval_to_json(score.interval),
-        "runs": score.runs,
-        "examples": score.examples,
-    }
-
-
-def _interval_to_json(interval: Interval | None) -> list[float] | None:
-    return None if interval is None else [interval.low, interval.high]
-
-
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def _label(row: Standing) -> str:
+    return label_of(row.trial.trial_id)

@@ -28,7 +28,7 @@ INSTRUCTION = "Describe this Python function in one sentence.\n\n"
 SPLITS = ("train", "validation", "test")
 
 _SKIPPED_DIRECTORIES = {"test", "tests", "idle_test", "lib2to3", "site-packages", "dist-packages", "__pycache__"}
-_SENTENCE = re.compile(r"[A-Z][ -~]*[a-z)'\"]\.")
+_SENTENCE = re.compile(r"[A-Z][ -~]*[a-z0-9)'\"]\.")
 _MANIFEST = "dataset.json"
 
 
@@ -232,7 +232,7 @@ def _split_by_module(
             if len(dealt[split]) < sizes[split] and len(rows) <= max(1, sizes[split] // 5)
         ]
         dealt[held_out[0] if held_out else "train"].extend(rows)
-    for split, rows in dealt.items():
+    for split, rows in reversed(dealt.items()):
         if len(rows) < sizes[split] and (split != "train" or not rows):
             raise DocstringDataError(
                 f"expected {sizes[split]} {split} examples, got {len(rows)} from {len(names)} modules of this Python's "

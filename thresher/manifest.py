@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,60 +15,74 @@ from thresher.config import StudyConfig
 
 RESULT_SECTIONS = ("model", "data", "hyperparameters", "space", "search", "objective", "finalists")
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "numpy")
+SAMPLE_BYTES = 1 << 16
+LONGEST_VALUE = 100
 
 
 class ManifestError(ValueError):
     """The directory holds another study than the one that was asked for."""
 
 
-def check_manifest(
-    store: Store, config: StudyConfig, plan: Mapping[str, Any], surroundings: Mapping[str, Any]
-) -> tuple[str, ...]:
-    """Write the manifest of a new study, or compare an old one's with what is asked for now.
+def describe_study(
+    config: StudyConfig, plan: Mapping[str, Any], surroundings: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """What a manifest says of a study, all but its data.
 
     Args:
         plan: what follows from the config and the model, as the commands that only read need it.
-        surroundings: what else results depend on, such as threads and the model's files.
+        surroundings: what else results depend on, such as threads and the model's files (under `model`).
+    """
+    return {
+        "config": config.model_dump(mode="json"),
+        "plan": dict(plan),
+        "versions": versions(),
+        "surroundings": dict(surroundings),
+    }
+
+
+def check_manifest(store: Store, now: Mapping[str, Any]) -> tuple[str, ...]:
+    """Compare what a study was started with, if it was, with what is asked for now.
 
     Returns:
         Notes about what changed but does not make it another study: versions, threads.
 
     Raises ManifestError naming each setting that makes it another study.
     """
-    now = {
-        "config": config.model_dump(mode="json"),
-        "plan": dict(plan),
-        "versions": versions(),
-        "surroundings": dict(surroundings),
-    }
     before = store.manifest()
     if not before:
-        store.write_manifest(now)
         return ()
     changes = [
-        f"{path}: expected {old!r}, as the study was started with, got {new!r}"
+        change
         for section in RESULT_SECTIONS
-        for path, old, new in _differences(before["config"].get(section), now["config"].get(section), section)
+        for change in _differences(before["config"].get(section), now["config"].get(section), section)
     ]
-    changes += [
-        f"{path}: expected {old!r}, as the study was started with, got {new!r}"
-        for path, old, new in _differences(before["plan"], now["plan"], "plan")
-    ]
-    model = before["surroundings"].get("model")
-    if model != surroundings.get("model"):
-        changes.append(f"the files of the base model: expected {model}, got {surroundings.get('model')}")
+    if not changes:  # what follows from a setting need not be told beside it
+        changes = list(_differences(before["plan"], now["plan"], "by the model family and this version, "))
+    model = before["surroundings"].get("model"), now["surroundings"].get("model")
+    if model[0] != model[1]:
+        changes.append(("hash of the base model's files", *model))
     if changes:
-        raise ManifestError(
-            f"{store.path.parent} holds another study:\n  "
-            + "\n  ".join(changes)
-            + "\nrestore these settings to go on with it, or choose another output.directory"
-        )
-    drift = _differences(before["versions"], now["versions"], "version of")
-    drift = [*drift, *_differences(before["surroundings"], now["surroundings"], "run with")]
+        raise _another_study(store, changes)
+    drift = [
+        *_differences(before["versions"], now["versions"], "version of "),
+        *_differences(before["surroundings"], now["surroundings"], ""),
+    ]
     return tuple(
-        f"{path} was {old!r}, is {new!r}: results stay comparable, but not equal bit for bit"
+        f"{path}: {_shown(old)} before, {_shown(new)} now; results stay comparable, but not equal bit for bit"
         for path, old, new in drift
     )
+
+
+def settle_manifest(store: Store, now: Mapping[str, Any], data: str) -> None:
+    """Write the manifest of a new study; of an old one, compare its data's hash with `data`.
+
+    Raises ManifestError if the study was started with other data.
+    """
+    before = store.manifest()
+    if not before:
+        store.write_manifest({**now, "data": data})
+    elif before["data"] != data:
+        raise _another_study(store, [("hash of the tokenised data", before["data"][:12], data[:12])])
 
 
 def versions() -> dict[str, str]:
@@ -78,22 +92,48 @@ def versions() -> dict[str, str]:
 
 
 def model_fingerprint(directory: Path) -> str:
-    """Hash of a model's configuration and of the names and sizes of its weight files.
+    """Hash of a model's configuration, and of the names, sizes and samples of its weight files.
 
-    The weights themselves are not read: that would take longer than loading them.
+    Not all weights are read, which would take longer than loading them: of each file the start, the middle and
+    the end, of which every training changes something.
     """
     digest = hashlib.sha256()
     for path in sorted(directory.iterdir()):
         if path.name == "config.json":
             digest.update(path.read_bytes())
         elif path.suffix == ".safetensors":
-            digest.update(f"{path.name}:{path.stat().st_size};".encode())
+            size = path.stat().st_size
+            digest.update(f"{path.name}:{size};".encode())
+            with path.open("rb") as stream:
+                for start in (0, size // 2, max(0, size - SAMPLE_BYTES)):
+                    stream.seek(start)
+                    digest.update(stream.read(SAMPLE_BYTES))
     return digest.hexdigest()[:16]
 
 
+def _another_study(store: Store, changes: Iterable[tuple[str, Any, Any]]) -> ManifestError:
+    lines = [
+        f"{path}: expected {_shown(old)}, as the study was started with, got {_shown(new)}"
+        for path, old, new in changes
+    ]
+    return ManifestError(
+        "\n  ".join([f"{store.path.parent} holds another study:", *lines])
+        + "\nrestore these settings to go on with it, or choose another output.directory"
+    )
+
+
 def _differences(old: Any, new: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
+    """(path, old, new) of each value that differs. A path that ends in a space is a prefix, not a parent."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
+        parent = path if not path or path.endswith(" ") else f"{path}."
         for key in [*old, *(key for key in new if key not in old)]:
-            yield from _differences(old.get(key), new.get(key), f"{path}.{key}")
+            yield from _differences(old.get(key), new.get(key), f"{parent}{key}")
     elif old != new:
         yield path, old, new
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "nothing"
+    text = repr(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from llm_tuning.data import PreparedData
 from nas.cost import LoraTraining, checkpoint_bytes, linear_shapes, training_memory_bytes
-from thresher.build import Plan
+from thresher.build import Plan, possible_values
 from thresher.config import AshaConfig, ConfigError, StudyConfig
 
 GIGABYTE = 1e9
@@ -15,13 +15,13 @@ COMPUTE_DTYPES = {"no": None, "bf16": "bfloat16", "fp16": "float16"}
 
 
 def check_disk(config: StudyConfig, plan: Plan, rank: int) -> list[str]:
-    """Compare what the retained checkpoints may take, were all of rank `rank`, with what there is.
+    """Compare what the retained checkpoints may take, if all were of rank `rank`, with what there is.
 
     Returns notes. Raises ConfigError if not even a few checkpoints fit, or `max_checkpoint_gb` may be passed.
     """
     assert plan.architecture is not None
     one = checkpoint_bytes(plan.architecture, rank, _modules(plan))
-    need = one * max_retained(config, plan)
+    need = one * max_checkpoints(config, plan)
     free = shutil.disk_usage(config.output.directory).free
     limit = config.resources.max_checkpoint_gb
     if limit is not None and need > limit * GIGABYTE:
@@ -66,19 +66,28 @@ def check_memory(config: StudyConfig, plan: Plan, rank: int, data: PreparedData)
     ]
 
 
-def max_retained(config: StudyConfig, plan: Plan) -> int:
-    """How many trials may have checkpoints at the same time, at most, running ones aside."""
-    finalists = (config.finalists.count + 1) * (1 + config.finalists.repeats)
+def max_checkpoints(config: StudyConfig, plan: Plan) -> int:
+    """How many checkpoints there may be at the same time, about, those on the way to a rung aside.
+
+    A trial has one of each rung that it reached; those of trials that cannot be promoted any more are deleted.
+    """
+    count = (config.finalists.count + 1) * (len(plan.budgets) + config.finalists.repeats)
     scheduler = config.search.scheduler
-    if not isinstance(scheduler, AshaConfig):
-        return finalists
-    promotable = max(1, config.search.trials // scheduler.reduction_factor)
-    return finalists + promotable * (len(plan.budgets) - 1)
+    if isinstance(scheduler, AshaConfig):
+        promotable = config.search.trials
+        for reached in range(1, len(plan.budgets)):
+            promotable //= scheduler.reduction_factor
+            count += reached * max(1, promotable)
+    return count
 
 
 def _modules(plan: Plan) -> tuple[str, ...]:
+    """The linear layers that some trial may put adapters on."""
     assert plan.architecture is not None
-    return plan.lora_targets.get("all-linear") or tuple(linear_shapes(plan.architecture))
+    layers = tuple(linear_shapes(plan.architecture))
+    groups = possible_values(plan.space, plan.defaults, "lora.targets")
+    chosen = {module for group in groups for module in plan.lora_targets.get(str(group), layers)}
+    return tuple(layer for layer in layers if layer in chosen)
 
 
 def _available_memory() -> int | None:

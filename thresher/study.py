@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -10,27 +12,31 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from controller.controller import Controller
+from controller.controller import Controller, StudyHalted
 from controller.events import Enqueued
 from controller.executors.launched import LaunchedExecutor
 from controller.executors.supervisor import supervise
 from controller.executors.world import World
 from controller.history import History
-from controller.store import Store
+from controller.store import Store, StoreError
 from llm_tuning.base_model import context_length, load_tokenizer, model_config, resolve_base_model
 from llm_tuning.checkpoint import CheckpointStore
 from llm_tuning.data import PreparedData, load_splits, prepare_splits
 from thresher.build import Plan, build_plan, largest_rank, worker_task
+from thresher.comparison import compare
 from thresher.config import ConfigError, StudyConfig
-from thresher.manifest import check_manifest, model_fingerprint
+from thresher.manifest import check_manifest, describe_study, model_fingerprint, settle_manifest
 from thresher.progress import StudyProgress
 from thresher.record import StudyRecord
 from thresher.report import final_report
 from thresher.resources import check_disk, check_memory
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 WORKER_COMMAND = (sys.executable, "-m", "llm_tuning.worker")
 
@@ -39,10 +45,13 @@ WORKER_COMMAND = (sys.executable, "-m", "llm_tuning.worker")
 class Outcome:
     """How a run of a study ended.
 
-    `finished` is False if it was asked to stop: the same command goes on.
+    Attributes:
+        finished: False if it was asked to stop: the same command goes on.
+        was_finished: there was nothing left to do from the start.
     """
 
     finished: bool
+    was_finished: bool
     plan: Plan
     history: History
     notes: tuple[str, ...]
@@ -60,10 +69,20 @@ class Prepared:
 
 def supervise_only(config: StudyConfig, world: World) -> None:
     """The part of a launched rank other than 0: keep a worker alive until the study is over."""
-    # The controller decides when to stop; a signal to the whole launch must not end the workers before they saved.
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, _leave_unless_needed)
     supervise(world, config.resources.gpus_per_trial, WORKER_COMMAND)
+
+
+def _leave_unless_needed(number: int, frame: object) -> None:
+    """The controller decides when to stop: a signal to the whole launch must not end a worker before it saved.
+
+    A rank without a worker has nothing to save, and must not keep the launcher waiting when rank 0 has refused.
+    """
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        raise SystemExit(128 + number) from None
 
 
 def run_study(config: StudyConfig, world: World, console: Console) -> Outcome:
@@ -92,8 +111,10 @@ def run_study(config: StudyConfig, world: World, console: Console) -> Outcome:
             threads=worker_threads(config, world),
             hang_seconds=config.resources.hang_minutes * 60,
         )
+        jobs, open_jobs = len(history.jobs), len(history.running)
         finished = _search(config, world, console, prepared, store, history, executor)
-        return Outcome(finished, plan, history, prepared.notes)
+        was_finished = finished and not open_jobs and len(history.jobs) == jobs
+        return Outcome(finished, was_finished, plan, history, prepared.notes)
 
 
 def prepare(config: StudyConfig, store: Store, world: World, console: Console) -> Prepared:
@@ -101,15 +122,22 @@ def prepare(config: StudyConfig, store: Store, world: World, console: Console) -
     directory = config.output.directory
     for split, path in config.data.paths.items():
         if not path.is_file():
-            raise ConfigError(f"data.{split}: expected a JSONL file, got {path.absolute()}; check the path")
+            got = "a directory" if path.is_dir() else f"nothing there (now in {Path.cwd()})"
+            raise ConfigError(f"data.{split}: expected a JSONL file at {path}, got {got}; check the path")
     console.print(f"base model: {config.model.name}", highlight=False)
     model = resolve_base_model(config.model.name)
     description = model_config(model)
     plan = build_plan(config, description)
+    surroundings = {
+        "model": model_fingerprint(model),
+        "threads": worker_threads(config, world),
+        "processes": world.size,
+    }
+    manifest = describe_study(config, {"defaults": dict(plan.defaults), "budgets": list(plan.budgets)}, surroundings)
+    notes = [*plan.notes, *check_manifest(store, manifest)]
+    if plan.architecture is not None:
+        notes += check_disk(config, plan, largest_rank(plan))
     tokenizer = load_tokenizer(model, trust_remote_code=config.model.trust_remote_code)
-    surroundings = {"model": model_fingerprint(model), "threads": worker_threads(config, world), "ranks": world.size}
-    settled = {"defaults": dict(plan.defaults), "budgets": list(plan.budgets)}
-    drift = check_manifest(store, config, settled, surroundings)
     data = prepare_splits(
         config.data.paths,
         tokenizer,
@@ -117,20 +145,37 @@ def prepare(config: StudyConfig, store: Store, world: World, console: Console) -
         max_length=config.data.max_length,
         too_long=config.data.too_long,
         system=config.data.system,
-        limits=dict(config.data.limits),
+        limits={str(split): rows for split, rows in config.data.limits.items()},
         seed=config.search.seed,
         context_length=context_length(description),
     )
+    _keep_tokenizer(tokenizer, directory / "tokenizer")
+    # Last: what was refused up to here may be mended, and is no study yet.
+    settle_manifest(store, manifest, data.fingerprint)
     sizes = ", ".join(f"{len(split)} {name}" for name, split in data.splits.items())
     console.print(f"data: {sizes} examples", highlight=False)
-    tokenizer.save_pretrained(str(directory / "tokenizer"))
-    notes = [*plan.notes, *drift, *data.notes]
+    notes += data.notes
     if plan.architecture is not None:
-        notes += check_disk(config, plan, largest_rank(plan))
         notes += check_memory(config, plan, largest_rank(plan), data)
     for note in notes:
         console.print(f"note: {note}", highlight=False)
     return Prepared(plan, worker_task(config, plan, model), data, tuple(notes))
+
+
+def _keep_tokenizer(tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
+    """Save the tokenizer, whole or not at all, unless it was saved before. Raises ConfigError if the disk refuses."""
+    if directory.is_dir():
+        return
+    unfinished = directory.with_name(f".{directory.name}.unfinished")
+    try:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        tokenizer.save_pretrained(str(unfinished))
+        unfinished.rename(directory)
+    except Exception as error:  # tokenizers raises it bare for a full disk
+        raise ConfigError(
+            f"output.directory: expected to write the tokenizer to {directory}, got: {error}; "
+            "free some space, or choose another directory"
+        ) from error
 
 
 def worker_threads(config: StudyConfig, world: World) -> int:
@@ -169,11 +214,15 @@ def _search(
         )
 
         def stop() -> None:
-            progress.notice("stopping: saving what is running (once more to stop at once)")
             controller.request_stop()
+            with contextlib.suppress(RuntimeError):  # the signal came in the middle of another write to the terminal
+                progress.notice("stopping: saving what is running (once more to stop at once)")
 
         with _on_signals(stop):
-            return controller.run() is not None
+            try:
+                return controller.run() is not None
+            except StoreError as error:  # the disk is full, say: what was committed stays, and the same command goes on
+                raise StudyHalted(str(error)) from error
 
 
 @contextmanager
@@ -197,23 +246,29 @@ def _on_signals(stop: Callable[[], None]) -> Iterator[None]:
 
 
 def finish_study(config: StudyConfig, outcome: Outcome, console: Console) -> None:
-    """Print and write the report of a finished study, and export the winner's adapter."""
+    """Print and write the report of a finished study, and export the winner's adapter.
+
+    Raises RecordError if no trial could be measured, ExportError or OSError if the disk refuses.
+    """
     directory = config.output.directory
     data = load_splits(directory / "data")
-    samples = _test_samples(directory, data, config.output.generations)
     report = final_report(
         outcome.history,
-        outcome.plan.finalists,
-        max_trials=config.search.trials,
+        compare(outcome.history, outcome.plan.finalists),
+        names=outcome.plan.space.names,
         notes=outcome.notes,
-        samples=samples,
+        prompts=_test_samples(directory, data, config.output.generations),
     )
-    report.print(console)
-    report.write(directory)
+    console.print(report)
+    if not (outcome.was_finished and (directory / "report.json").is_file()):
+        report.write(directory)
+    console.print(f"report: {directory / 'report.md'}", highlight=False)
     destination = directory / "export"
     if not destination.exists():
         StudyRecord.open(directory).export(destination)
-    console.print(f"report: {directory / 'report.md'}   adapter: {destination}", highlight=False)
+    console.print(f"adapter: {destination}", highlight=False)
+    if outcome.was_finished:
+        console.print("the study was finished before: nothing was left to do", highlight=False)
 
 
 def _test_samples(directory: Path, data: PreparedData, count: int) -> list[tuple[str, str]]:

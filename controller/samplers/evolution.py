@@ -43,6 +43,11 @@ class EvolutionSampler:
                 "expected population_size >= 2 and 1 <= tournament_size <= population_size, "
                 f"got {self.population_size} and {self.tournament_size}; the defaults are 16 and 4"
             )
+        if not (0.0 <= self.crossover_probability <= 1.0 and 0.0 <= self.random_probability <= 1.0):
+            raise ValueError(
+                f"expected probabilities from 0 to 1, got {self.crossover_probability} for crossover and "
+                f"{self.random_probability} for random proposals; the defaults are 0.5 and 0.1"
+            )
 
     def propose(self, history: History, rng: np.random.Generator) -> Proposal:
         """See Sampler."""
@@ -71,5 +76,5 @@ class EvolutionSampler:
 
     def _tournament(self, population: list[tuple[float, int]], rng: np.random.Generator) -> tuple[float, int]:
         size = min(self.tournament_size, len(population))
-        drawn = rng.choice(len(population), size, replace=False).tolist()
+        drawn: list[int] = rng.choice(len(population), size, replace=False).tolist()
         return min(population[index] for index in drawn)

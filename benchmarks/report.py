@@ -1,0 +1,91 @@
+"""What all benchmarks share: their options, the machine that they ran on, and the way results are shown and kept.
+
+A benchmark is a script with a `main` that makes flat rows and hands them to `write`:
+
+    args = report.parser(__doc__).parse_args()
+    report.write([{"system": "thresher", "seconds": 0.4}], args)
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+Value = str | int | float | None
+Row = Mapping[str, Value]
+
+PACKAGES = ("accelerate", "numpy", "optuna", "peft", "sqlalchemy", "torch", "transformers")
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """The options that every benchmark takes."""
+    options = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    options.add_argument("--quick", action="store_true", help="less of everything: under 2 minutes on 2 cores")
+    options.add_argument("--json", type=Path, metavar="FILE", help="write the rows to FILE as well")
+    options.add_argument("--seed", type=int, default=0, help="of all random numbers (default: 0)")
+    return options
+
+
+def machine() -> dict[str, Value]:
+    """Where and with what a benchmark runs, as columns of its rows."""
+    return {
+        "cpu": _cpu(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "load_average": round(os.getloadavg()[0], 2),
+        "platform": platform.platform(terse=True),
+        "python": platform.python_version(),
+        "versions": ", ".join(f"{name} {version}" for name in PACKAGES if (version := _version(name))),
+    }
+
+
+def write(rows: Sequence[Row], args: argparse.Namespace, setting: Mapping[str, Value] | None = None) -> None:
+    """Print rows as a table, and write them to `args.json` with the columns of `machine` if that is given.
+
+    Args:
+        rows: the results. A column that a row lacks stays empty.
+        args: what `parser` gave.
+        setting: `machine()` as it was before the benchmark began, whose own load is not of interest.
+    """
+    console = Console(width=None if Console().is_terminal else 160)
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*(_text(row.get(name)) for name in columns))
+    console.print(table)
+    setting = {**(setting or machine()), "seed": args.seed, "quick": args.quick}
+    console.print(", ".join(f"{name}: {value}" for name, value in setting.items()), style="dim", highlight=False)
+    if args.json is not None:
+        args.json.write_text(json.dumps([{**row, **setting} for row in rows], indent=1) + "\n")
+
+
+def _text(value: Value) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return str(value)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu() -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,0 +1,250 @@
+from __future__ import annotations
+
+import copy
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from controller.samplers.evolution import EvolutionSampler
+from controller.samplers.random import RandomSampler
+from controller.schedulers.asha import ASHA
+from controller.schedulers.full_budget import FullBudget
+from controller.strategy import Composed, InTurn
+from llm_tuning.recipe import RECIPE_DEFAULTS, FineTuningSpec, Recipe
+from search_spaces.families import FamilyError, load_family
+from thresher.build import Plan, build_plan, largest_rank, rung_budgets, worker_task
+from thresher.config import ConfigError, parse_config
+
+LLAMA = {
+    "model_type": "llama",
+    "num_hidden_layers": 2,
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "vocab_size": 1000,
+    "max_position_embeddings": 2048,
+}
+UNKNOWN = {"model_type": "unheard-of", "hidden_size": 64}
+SMALLEST: dict[str, Any] = {
+    "model": {"name": "some/model"},
+    "data": {"train": "train.jsonl", "validation": "validation.jsonl"},
+    "search": {"budget": 9000},
+    "output": {"directory": "runs/one"},
+}
+
+
+def plan(model: dict[str, Any] = LLAMA, /, **sections: dict[str, Any]) -> Plan:
+    return build_plan(parse_config(data(**sections)), model)
+
+
+def data(**sections: dict[str, Any]) -> dict[str, Any]:
+    content = copy.deepcopy(SMALLEST)
+    for section, changes in sections.items():
+        content[section] = {**content.get(section, {}), **changes}
+    return content
+
+
+def refusal(model: dict[str, Any] = LLAMA, /, **sections: dict[str, Any]) -> str:
+    with pytest.raises(ConfigError) as caught:
+        plan(model, **sections)
+    assert ";" in str(caught.value)
+    return str(caught.value)
+
+
+class TestRungs:
+    @pytest.mark.parametrize(
+        ("budget", "scheduler", "expected"),
+        [
+            (900, {"kind": "asha"}, (100, 300, 900)),
+            (900, {"kind": "asha", "min_budget": 300}, (300, 900)),
+            (900, {"kind": "asha", "min_budget": 900}, (900,)),
+            (1000, {"kind": "asha", "min_budget": 100}, (112, 334, 1000)),
+            (1024, {"kind": "asha", "reduction_factor": 2}, (256, 512, 1024)),
+            (3, {"kind": "asha"}, (1, 3)),
+            (900, {"kind": "full"}, (900,)),
+        ],
+    )
+    def test_budgets(self, budget: int, scheduler: dict[str, Any], expected: tuple[int, ...]) -> None:
+        assert rung_budgets(parse_config(data(search={"budget": budget, "scheduler": scheduler}))) == expected
+
+    def test_a_lowest_rung_above_the_full_budget(self) -> None:
+        message = refusal(search={"scheduler": {"kind": "asha", "min_budget": 9001}})
+        assert message.startswith("search.scheduler: expected 1 <= min_budget <= max_budget, got 9001 and 9000;")
+
+    def test_the_lowest_rung_holds_eight_of_the_largest_batches(self) -> None:
+        space = {"optimizer.batch_size": {"kind": "choice", "values": [16, 125]}}
+        assert plan(space=space).budgets == (1000, 3000, 9000)
+        space = {"optimizer.batch_size": {"kind": "choice", "values": [16, 126]}}
+        assert "at least 1008 training examples (8 of the largest batches, 126), got 1000" in refusal(space=space)
+
+    def test_of_a_range_of_batches_the_high_end_counts(self) -> None:
+        space = {"optimizer.batch_size": {"kind": "int", "low": 1, "high": 126}}
+        assert "8 of the largest batches, 126" in refusal(space=space)
+
+    def test_a_fixed_batch_counts_too(self) -> None:
+        space = {"lora.rank": {"kind": "choice", "values": [8, 32]}}
+        message = refusal(space=space, hyperparameters={"optimizer.batch_size": 126})
+        assert "8 of the largest batches, 126" in message
+
+
+class TestDefaults:
+    def test_come_from_the_family_for_the_width(self) -> None:
+        family = load_family("llama")
+        made = plan()
+        assert made.space == family.space
+        assert made.defaults == family.default_params(576)
+        assert made.defaults["optimizer.learning_rate"] == pytest.approx(5e-4 * (2000 / 576) ** 0.781, rel=0.05)
+        assert made.lora_targets == family.lora_targets
+        assert made.notes == ()
+
+    def test_are_a_recipe(self) -> None:
+        assert Recipe.from_params(plan().defaults)
+        assert plan().defaults.keys() == RECIPE_DEFAULTS.keys()
+
+    def test_trial_0_is_their_part_in_the_space(self) -> None:
+        made = plan(space={"lora.rank": {"kind": "choice", "values": [8, 32]}})
+        assert made.default_params == {"lora.rank": 32}
+        made.space.validate(made.default_params)
+
+    def test_the_config_overrides_them(self) -> None:
+        made = plan(hyperparameters={"optimizer.learning_rate": "1e-3", "lora.alpha": 16})
+        assert made.defaults["optimizer.learning_rate"] == 1e-3
+        assert made.default_params["optimizer.learning_rate"] == 1e-3
+        assert made.defaults["lora.alpha"] == 16.0
+
+    def test_outside_the_space_are_refused(self) -> None:
+        message = refusal(space={"lora.rank": {"kind": "choice", "values": [4, 8]}})
+        assert message == (
+            "space.lora.rank: expected the default configuration (trial 0) to lie in the space, here one of 4, 8, got "
+            "32; set lora.rank under `hyperparameters`, or widen the space"
+        )
+        assert plan(
+            space={"lora.rank": {"kind": "choice", "values": [4, 8]}}, hyperparameters={"lora.rank": 8}
+        ).default_params == {"lora.rank": 8}
+
+
+class TestModels:
+    def test_without_a_family_a_space_is_needed(self) -> None:
+        message = refusal(UNKNOWN)
+        assert message.startswith("space: expected a space, since no family covers the model type 'unheard-of'")
+
+    def test_without_a_family_the_general_defaults_hold(self) -> None:
+        made = plan(UNKNOWN, space={"lora.rank": {"kind": "choice", "values": [8, 32]}})
+        assert made.defaults == RECIPE_DEFAULTS
+        assert made.lora_targets == {}
+        assert made.architecture is None
+        assert any("no family covers the model type 'unheard-of'" in note for note in made.notes)
+        assert any("memory and disk are not estimated" in note for note in made.notes)
+
+    def test_a_family_can_be_named(self) -> None:
+        made = plan(UNKNOWN, model={"family": "llama"})
+        assert made.space == load_family("llama").space
+        assert "attention" in made.lora_targets
+
+    def test_a_misspelt_family(self) -> None:
+        with pytest.raises(FamilyError, match="did you mean 'llama'"):
+            plan(model={"family": "lama"})
+
+    def test_texts_must_fit_the_context(self) -> None:
+        assert plan(data={"max_length": 2048})
+        message = refusal(data={"max_length": 2049})
+        assert message.startswith(
+            "data.max_length: expected at most 2048, the context of the model in tokens, got 2049;"
+        )
+        assert plan(UNKNOWN, data={"max_length": 2049}, model={"family": "llama"})
+
+
+class TestCombinations:
+    """What no single value is to blame for is found before a trial fails of it."""
+
+    @pytest.mark.parametrize("kind", ["default", "searched"])
+    def test_warmup_and_decay_that_overlap(self, kind: str) -> None:
+        space: dict[str, Any] = {"schedule.warmup": {"kind": "float", "low": 0.0, "high": 0.5}}
+        hyperparameters: dict[str, Any] = {"schedule.decay": 0.6}
+        if kind == "searched":
+            space["schedule.kind"] = {"kind": "choice", "values": ["linear", "wsd"]}
+        else:
+            hyperparameters["schedule.kind"] = "wsd"
+        message = refusal(space=space, hyperparameters=hyperparameters)
+        assert "schedule.warmup + schedule.decay <= 1 with schedule.kind wsd, got up to 0.5 + 0.6" in message
+
+    def test_without_wsd_the_decay_is_not_read(self) -> None:
+        space = {"schedule.warmup": {"kind": "float", "low": 0.0, "high": 0.5}}
+        assert plan(space=space, hyperparameters={"schedule.decay": 0.6})
+
+    def test_targets_that_only_a_family_knows(self) -> None:
+        space = {"lora.targets": {"kind": "choice", "values": ["attention", "all-linear"]}}
+        assert plan(space=space)
+        message = refusal(UNKNOWN, space=space)
+        assert message.startswith("lora.targets: expected one of all-linear, got 'attention'; name a family")
+
+    def test_a_family_file_with_a_domain_out_of_range(self, tmp_path: Path) -> None:
+        text = (resources.files("search_spaces") / "families" / "llama.yaml").read_text()
+        family = tmp_path / "mine.yaml"
+        family.write_text(text.replace("values: [0.0, 0.05, 0.1]", "values: [0.0, 1.05]"))
+        message = refusal(model={"family": str(family)})
+        assert message.startswith("space.lora.dropout: expected a number in [0, 1), got 1.05;")
+
+
+class TestStrategy:
+    def parts(self, made: Plan) -> Composed:
+        assert isinstance(made.strategy, InTurn)
+        search, finalists = made.strategy.strategies
+        assert isinstance(search, Composed)
+        assert finalists is made.finalists
+        return search
+
+    def test_evolution_and_asha(self) -> None:
+        sampler = {"kind": "evolution", "population_size": 6, "tournament_size": 2, "random_probability": 0.3}
+        scheduler = {"kind": "asha", "reduction_factor": 2, "cap_promotions": True}
+        made = plan(search={"trials": 7, "sampler": sampler, "scheduler": scheduler}, finalists={"count": 2})
+        search = self.parts(made)
+        assert search.sampler == EvolutionSampler(made.space, 6, 2, 0.5, 0.3)
+        assert isinstance(search.scheduler, ASHA)
+        assert search.scheduler.budgets == made.budgets == (2250, 4500, 9000)
+        assert (search.scheduler.max_trials, search.scheduler.reduction_factor) == (7, 2)
+        assert search.scheduler.cap_promotions
+        assert search.scheduler.keep == made.finalists.count == 2
+
+    def test_random_and_full_budget(self) -> None:
+        made = plan(search={"trials": 7, "sampler": {"kind": "random"}, "scheduler": {"kind": "full"}})
+        search = self.parts(made)
+        assert search.sampler == RandomSampler(made.space)
+        assert search.scheduler == FullBudget(7, keep=3)
+
+    def test_a_tournament_larger_than_the_population(self) -> None:
+        message = refusal(search={"sampler": {"kind": "evolution", "population_size": 3, "tournament_size": 4}})
+        assert message.startswith("search.sampler: expected population_size >= 2")
+
+    def test_finalists_are_tested_if_there_is_a_test_set(self) -> None:
+        assert not plan().finalists.test
+        assert plan(data={"test": "test.jsonl"}).finalists.test
+
+
+class TestWorkerTask:
+    def test_is_a_specification_with_absolute_paths(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        config = parse_config(
+            data(
+                data={"test": "test.jsonl"},
+                resources={"save_every_minutes": 1.5, "mixed_precision": "bf16", "micro_batch_size": 2},
+                output={"generations": 2, "max_new_tokens": 9},
+            )
+        )
+        made = build_plan(config, LLAMA)
+        specification = FineTuningSpec.from_dict(worker_task(config, made, Path("model")))
+        assert specification.model_directory == str(tmp_path / "model")
+        assert specification.data_directory == str(tmp_path / "runs/one/data")
+        assert specification.checkpoint_directory == str(tmp_path / "runs/one/checkpoints")
+        assert specification.save_every_seconds == 90.0
+        assert specification.mixed_precision == "bf16"
+        assert (specification.micro_batch_size, specification.generations) == (2, 2)
+        assert specification.defaults == made.defaults
+
+    def test_the_largest_rank(self) -> None:
+        assert largest_rank(plan()) == 128
+        fixed = plan(space={"lora.dropout": {"kind": "choice", "values": [0.0, 0.1]}}, hyperparameters={"lora.rank": 5})
+        assert largest_rank(fixed) == 5

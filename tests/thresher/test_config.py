@@ -1,0 +1,493 @@
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import event, given
+from hypothesis import strategies as st
+
+from llm_tuning.recipe import RECIPE_DEFAULTS
+from search_spaces.domains import Choice, Float
+from thresher.config import (
+    AshaConfig,
+    ConfigError,
+    EvolutionConfig,
+    FullBudgetConfig,
+    RandomConfig,
+    StudyConfig,
+    check_budgets,
+    load_config,
+    parse_config,
+)
+
+SMALLEST = """
+model: {name: some/model}
+data: {train: train.jsonl, validation: validation.jsonl}
+search: {budget: 1000}
+output: {directory: runs/one}
+"""
+FULL = """
+model: {name: some/model, family: llama, dtype: bfloat16, trust_remote_code: false}
+data:
+  train: train.jsonl
+  validation: validation.jsonl
+  test: test.jsonl
+  max_length: 128
+  too_long: drop
+  system: Be brief.
+  limits: {train: 500, test: 50}
+hyperparameters:
+  optimizer.learning_rate: 1e-3
+  schedule.kind: cosine
+space:
+  optimizer.learning_rate: {kind: float, low: 1e-4, high: 1e-2, log: true}
+  lora.rank: {kind: choice, values: [8, 16]}
+  optimizer.batch_size: {kind: int, low: 4, high: 32, log: true}
+search:
+  trials: 12
+  budget: 900
+  sampler: {kind: evolution, population_size: 8, tournament_size: 2}
+  scheduler: {kind: asha, min_budget: 100, reduction_factor: 3, cap_promotions: true}
+  seed: 7
+objective: {metric: validation_loss, direction: minimize}
+finalists: {count: 2, repeats: 1}
+resources:
+  gpus_per_trial: 2
+  micro_batch_size: 4
+  evaluation_batch_size: 8
+  mixed_precision: bf16
+  gradient_checkpointing: true
+  threads_per_worker: 3
+  save_every_minutes: 1.5
+  hang_minutes: 10
+  max_checkpoint_gb: 20
+output: {directory: runs/one, generations: 2, max_new_tokens: 16}
+"""
+
+
+def changed(text: str, *path: str | int, to: object) -> object:
+    """The data of a config with one value replaced or added."""
+    data = yaml.safe_load(text)
+    place = data
+    for key in path[:-1]:
+        place = place.setdefault(key, {})
+    place[path[-1]] = to
+    return data
+
+
+def refusal(data: object) -> str:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(data)
+    return str(caught.value)
+
+
+class TestSections:
+    def test_the_smallest_config_takes_the_defaults(self) -> None:
+        config = parse_config(yaml.safe_load(SMALLEST))
+        assert config.model.dtype == "float32"
+        assert config.data.paths == {"train": Path("train.jsonl"), "validation": Path("validation.jsonl")}
+        assert config.search.sampler == EvolutionConfig(kind="evolution")
+        assert config.search.scheduler == AshaConfig(kind="asha")
+        assert config.space_object() is None
+        assert (config.finalists.count, config.finalists.repeats) == (3, 2)
+        assert not config.model.trust_remote_code
+
+    def test_every_section_is_read(self) -> None:
+        config = parse_config(yaml.safe_load(FULL))
+        assert config.model.family == "llama"
+        assert config.data.limits == {"train": 500, "test": 50}
+        assert config.data.paths["test"] == Path("test.jsonl")
+        assert config.search.sampler == EvolutionConfig(kind="evolution", population_size=8, tournament_size=2)
+        assert config.search.scheduler == AshaConfig(
+            kind="asha", min_budget=100, reduction_factor=3, cap_promotions=True
+        )
+        assert config.resources.mixed_precision == "bf16"
+        assert config.resources.hang_minutes == 10.0
+        assert config.output.directory == Path("runs/one")
+        space = config.space_object()
+        assert space is not None
+        assert space.domains["optimizer.learning_rate"] == Float(1e-4, 1e-2, log=True)
+        assert space.domains["lora.rank"] == Choice((8, 16))
+
+    def test_what_it_dumps_it_reads_again(self) -> None:
+        config = parse_config(yaml.safe_load(FULL))
+        assert parse_config(config.model_dump(mode="json")) == config
+
+    @pytest.mark.parametrize(
+        ("sampler", "expected"), [({"kind": "random"}, RandomConfig), ({"kind": "evolution"}, EvolutionConfig)]
+    )
+    def test_samplers(self, sampler: dict[str, str], expected: type) -> None:
+        assert isinstance(parse_config(changed(SMALLEST, "search", "sampler", to=sampler)).search.sampler, expected)
+
+    @pytest.mark.parametrize(
+        ("scheduler", "expected"), [({"kind": "asha"}, AshaConfig), ({"kind": "full"}, FullBudgetConfig)]
+    )
+    def test_schedulers(self, scheduler: dict[str, str], expected: type) -> None:
+        config = parse_config(changed(SMALLEST, "search", "scheduler", to=scheduler))
+        assert isinstance(config.search.scheduler, expected)
+
+    def test_home_directories_are_expanded(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HOME", "/home/ada")
+        data = changed(SMALLEST, "output", "directory", to="~/runs/one")
+        assert parse_config(data).output.directory == Path("/home/ada/runs/one")
+
+    def test_the_same_space_written_differently_is_the_same_study(self) -> None:
+        one = changed(SMALLEST, "space", to={"lora.dropout": {"kind": "float", "low": "1e-2", "high": 0.5}})
+        other = changed(SMALLEST, "space", to={"lora.dropout": {"kind": "float", "low": 0.01, "high": "5e-1"}})
+        assert parse_config(one) == parse_config(other)
+
+
+class TestUnknownKeys:
+    @pytest.mark.parametrize(
+        ("path", "nearest"),
+        [
+            (("serach",), "search"),
+            (("model", "dtpe"), "dtype"),
+            (("data", "max_lenght"), "max_length"),
+            (("data", "limits", "trian"), "train"),
+            (("search", "trails"), "trials"),
+            (("search", "sampler", "tournament_sise"), "tournament_size"),
+            (("search", "scheduler", "reduction_facto"), "reduction_factor"),
+            (("objective", "direktion"), "direction"),
+            (("finalists", "repeat"), "repeats"),
+            (("resources", "gpu_per_trial"), "gpus_per_trial"),
+            (("output", "dirctory"), "directory"),
+        ],
+        ids=".".join,
+    )
+    def test_the_path_and_the_nearest_key_are_told(self, path: tuple[str, ...], nearest: str) -> None:
+        message = refusal(changed(FULL, *path, to=1))
+        assert message == (
+            f"{'.'.join(path)}: expected a known key, got {path[-1]!r}; did you mean {nearest!r}?"
+            if path[1:2] != ("limits",)
+            else "data.limits.trian: expected a known key, got 'trian'; did you mean 'train'?"
+        )
+
+    def test_keys_of_another_kind_of_the_same_union_are_unknown(self) -> None:
+        sampler = {"kind": "random", "population_size": 8}
+        message = refusal(changed(SMALLEST, "search", "sampler", to=sampler))
+        assert message.startswith("search.sampler.population_size: expected a known key")
+        assert "'kind'" in message
+
+    def test_far_off_keys_get_the_whole_list(self) -> None:
+        message = refusal(changed(SMALLEST, "finalists", "zzz", to=1))
+        assert "use one of 'count', 'repeats'" in message
+
+    def test_hyperparameters(self) -> None:
+        message = refusal(changed(SMALLEST, "hyperparameters", "lora.rnk", to=8))
+        assert message == (
+            "hyperparameters.lora.rnk: expected the name of a hyperparameter, got 'lora.rnk'; did you mean 'lora.rank'?"
+        )
+
+    def test_names_in_the_space(self) -> None:
+        domain = {"kind": "choice", "values": [1, 2]}
+        message = refusal(changed(SMALLEST, "space", "lora.rnk", to=domain))
+        assert message.startswith("space.lora.rnk: expected the name of a hyperparameter")
+        assert message.endswith("did you mean 'lora.rank'?")
+
+    def test_keys_of_a_domain(self) -> None:
+        domain = {"kind": "int", "low": 1, "hihg": 2}
+        message = refusal(changed(SMALLEST, "space", "lora.rank", to=domain))
+        assert message.startswith("space.lora.rank.hihg: expected kind, low, high, log, got 'hihg'")
+        assert message.endswith("did you mean 'high'?")
+
+    @pytest.mark.parametrize(("part", "kinds"), [("sampler", "'random', 'evolution'"), ("scheduler", "'asha', 'full'")])
+    def test_kinds(self, part: str, kinds: str) -> None:
+        nothing = refusal(changed(SMALLEST, "search", part, to={}))
+        assert nothing == f"search.{part}.kind: expected a kind, got none; use one of {kinds}"
+        wrong = refusal(changed(SMALLEST, "search", part, to={"kind": "zzz"}))
+        assert wrong == f"search.{part}.kind: expected a known kind, got 'zzz'; use one of {kinds}"
+        bare = refusal(changed(SMALLEST, "search", part, to="random"))
+        assert bare.startswith(f"search.{part}: expected a mapping with a kind, got 'random'")
+
+    def test_a_near_kind_is_suggested(self) -> None:
+        message = refusal(changed(SMALLEST, "search", "sampler", to={"kind": "evolutoin"}))
+        assert message.endswith("did you mean 'evolution'?")
+
+
+class TestValues:
+    @pytest.mark.parametrize(
+        ("path", "value", "expected"),
+        [
+            (("model", "name"), "", "a text with at least 1 character, got ''"),
+            (("model", "name"), 3, "a text (in quotes, if YAML reads it as something else), got 3"),
+            (("model", "dtype"), "float31", "a known word, got 'float31'; did you mean 'float32'?"),
+            (("data", "train"), 3, "a path, got 3"),
+            (("data", "train"), "~nobody-knows/x", "a path in a home that exists, got '~nobody-knows/x'"),
+            (("data", "max_length"), 7, "at least 8, got 7"),
+            (("data", "max_length"), 12.5, "an integer, got 12.5"),
+            (("data", "too_long"), "trunkate", "a known word, got 'trunkate'; did you mean 'truncate'?"),
+            (("data", "limits", "train"), 0, "at least 1, got 0"),
+            (("search", "trials"), 0, "at least 1, got 0"),
+            (("search", "trials"), "many", "an integer, got 'many'"),
+            (("search", "budget"), -5, "at least 1, got -5"),
+            (("search", "seed"), 2**31, f"a number below {2**31}, got {2**31}"),
+            (("search", "sampler", "population_size"), 1, "at least 2, got 1"),
+            (("search", "sampler", "crossover_probability"), 1.5, "at most 1, got 1.5"),
+            (("search", "scheduler", "reduction_factor"), 1, "at least 2, got 1"),
+            (("search", "scheduler", "cap_promotions"), "perhaps", "true or false, got 'perhaps'"),
+            (("objective", "metric"), "validation_los", "a known word, got 'validation_los'"),
+            (("finalists", "count"), 0, "at least 1, got 0"),
+            (("resources", "gpus_per_trial"), 0, "at least 1, got 0"),
+            (("resources", "mixed_precision"), "fp8", "a known word, got 'fp8'"),
+            (("resources", "hang_minutes"), 0, "a number above 0, got 0"),
+            (("resources", "hang_minutes"), float("inf"), "a finite number, got inf"),
+            (("resources", "save_every_minutes"), float("nan"), "got nan"),
+            (("output", "generations"), -1, "at least 0, got -1"),
+            (("output",), [1, 2], "a mapping with directory, generations, max_new_tokens, got [1, 2]"),
+        ],
+        ids=str,
+    )
+    def test_out_of_range(self, path: tuple[str, ...], value: object, expected: str) -> None:
+        message = refusal(changed(FULL, *path, to=value))
+        assert message.startswith(f"{'.'.join(path)}: expected ")
+        assert expected in message
+        assert ";" in message
+        assert "\n" not in message
+
+    def test_the_default_is_told(self) -> None:
+        message = refusal(changed(SMALLEST, "data", "max_length", to=4))
+        assert message.endswith("correct it (tokens of prompt and answer together; default 512)")
+
+    @pytest.mark.parametrize("path", [("model", "name"), ("data", "train"), ("search", "budget"), ("output",)])
+    def test_missing_values(self, path: tuple[str, ...]) -> None:
+        data = yaml.safe_load(SMALLEST)
+        place = data
+        for key in path[:-1]:
+            place = place[key]
+        del place[path[-1]]
+        assert refusal(data).startswith(f"{'.'.join(path)}: expected a value, got none; add it")
+
+    @pytest.mark.parametrize(
+        ("name", "value", "expected"),
+        [
+            ("optimizer.learning_rate", 0, "a number above 0, got 0.0"),
+            ("optimizer.learning_rate", "fast", "a finite number, got 'fast'"),
+            ("lora.rank", 2.5, "an integer of at least 1, got 2.5"),
+            ("lora.dropout", 1, "a number in [0, 1), got 1.0"),
+            ("schedule.kind", "linaer", "one of linear, cosine, constant, wsd, got 'linaer'"),
+            ("schedule.warmup", float("nan"), "a finite number, a word, true or false"),
+            ("lora", {"rank": 8}, "under a name like lora.rank, got {'rank': 8}"),
+        ],
+    )
+    def test_hyperparameters(self, name: str, value: object, expected: str) -> None:
+        message = refusal(changed(SMALLEST, "hyperparameters", name, to=value))
+        assert message.startswith(f"hyperparameters.{name}: expected ")
+        assert expected in message
+        assert "\n" not in message
+
+    @pytest.mark.parametrize(
+        ("entry", "expected"),
+        [
+            ({"kind": "choice", "values": [8, 0]}, "space.lora.rank: expected an integer of at least 1, got 0"),
+            ({"kind": "int", "low": 0, "high": 4}, "space.lora.rank: expected an integer of at least 1, got 0"),
+            ({"kind": "int", "low": 8, "high": 4}, "space.lora.rank: expected"),
+            ({"kind": "float", "low": 1, "high": 4}, "space.lora.rank: expected an integer of at least 1, got 1.0"),
+            ({"kind": "flaot", "low": 1, "high": 4}, "space.lora.rank.kind: expected float, int or choice"),
+            ({"kind": "int", "low": 1}, "space.lora.rank.high: expected a value, got none"),
+            (8, "space.lora.rank: expected a mapping with a kind, got 8"),
+        ],
+    )
+    def test_domains(self, entry: object, expected: str) -> None:
+        assert expected in refusal(changed(SMALLEST, "space", to={"lora.rank": entry}))
+
+    def test_an_empty_space(self) -> None:
+        assert refusal(changed(SMALLEST, "space", to={})).startswith("space: expected at least one domain, got none;")
+
+    @pytest.mark.parametrize("data", [None, [], 3, "text"])
+    def test_something_else_than_a_mapping(self, data: object) -> None:
+        message = refusal(data)
+        assert message.startswith("expected a mapping with model, data, search, output, got ")
+
+    def test_all_that_is_wrong_is_told_at_once(self) -> None:
+        data = changed(FULL, "serach", to={})
+        data["data"]["max_length"] = 0  # type: ignore[index]
+        data["search"]["sampler"] = {"kind": "evolution", "population_sise": 3}  # type: ignore[index]
+        data["hyperparameters"] = {"lora.rnk": 3, "lora.dropout": 2}  # type: ignore[index]
+        data["space"] = {"lora.rank": 3, "lora.dropout": {"kind": "float", "low": 0, "high": 1}}  # type: ignore[index]
+        lines = refusal(data).splitlines()
+        assert sorted(line.partition(":")[0] for line in lines) == [
+            "data.max_length",
+            "hyperparameters.lora.dropout",
+            "hyperparameters.lora.rnk",
+            "search.sampler.population_sise",
+            "serach",
+            "space.lora.dropout",
+            "space.lora.rank",
+        ]
+
+    def test_long_values_are_cut(self) -> None:
+        assert len(refusal(changed(SMALLEST, "search", to=["x" * 10_000]))) < 400
+
+
+class TestYaml:
+    """PyYAML reads `1e-4` as a string, `no` as False, and takes the last of two equal keys."""
+
+    def load(self, tmp_path: Path, text: str) -> StudyConfig:
+        path = tmp_path / "config.yaml"
+        path.write_text(text, encoding="utf-8")
+        return load_config(path)
+
+    def refusal(self, tmp_path: Path, text: str) -> str:
+        with pytest.raises(ConfigError) as caught:
+            self.load(tmp_path, text)
+        return str(caught.value).replace(str(tmp_path / "config.yaml"), "FILE")
+
+    def test_scientific_notation(self, tmp_path: Path) -> None:
+        text = SMALLEST.replace("budget: 1000", "budget: 1e3, sampler: {kind: evolution, random_probability: 1e-1}")
+        text += "hyperparameters: {optimizer.learning_rate: 1e-4, optimizer.weight_decay: 0}\n"
+        text += "space: {optimizer.learning_rate: {kind: float, low: 1e-5, high: 1e-3, log: true}}\n"
+        config = self.load(tmp_path, text)
+        assert config.hyperparameters == {"optimizer.learning_rate": 1e-4, "optimizer.weight_decay": 0.0}
+        assert isinstance(config.hyperparameters["optimizer.weight_decay"], float)
+        assert config.search.budget == 1000
+        assert config.search.sampler == EvolutionConfig(kind="evolution", random_probability=0.1)
+        space = config.space_object()
+        assert space is not None
+        assert space.domains["optimizer.learning_rate"] == Float(1e-5, 1e-3, log=True)
+
+    def test_no_is_a_word_where_it_is_meant(self, tmp_path: Path) -> None:
+        config = self.load(tmp_path, SMALLEST + "resources: {mixed_precision: no}\n")
+        assert config.resources.mixed_precision == "no"
+
+    @pytest.mark.parametrize("word", ["yes", "no", "true"])
+    def test_words_for_bools_are_no_numbers(self, tmp_path: Path, word: str) -> None:
+        message = self.refusal(tmp_path, SMALLEST.replace("budget: 1000", f"budget: {word}"))
+        assert message.startswith("FILE: search.budget: expected a number, got ")
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            (SMALLEST + "model: {name: other}\n", "FILE:6: model: expected the key once, got it in line 2 too"),
+            (
+                SMALLEST.replace("budget: 1000", "budget: 1000, budget: 2000"),
+                "FILE:4: search.budget: expected the key once, got it in line 4 too",
+            ),
+            (
+                SMALLEST + "space:\n  lora.rank: {kind: int, low: 1, high: 2}\n  lora.rank: 3\n",
+                "FILE:8: space.lora.rank: expected the key once, got it in line 7 too",
+            ),
+        ],
+    )
+    def test_a_key_twice_is_an_error(self, tmp_path: Path, text: str, expected: str) -> None:
+        assert self.refusal(tmp_path, text) == f"{expected}; remove one of them"
+
+    def test_aliases_are_no_repetition(self, tmp_path: Path) -> None:
+        text = SMALLEST + "space:\n  lora.rank: &it {kind: choice, values: [1, 2]}\n  optimizer.batch_size: *it\n"
+        assert self.load(tmp_path, text.replace("budget: 1000", "budget: 1000, sampler: {kind: random}"))
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("model: [", "FILE:1:9: expected YAML, got an error "),
+            ("model: {a: b\nsearch: 3", "FILE:"),
+            ("a: b: c", "FILE:1:5: expected YAML, got an error mapping values are not allowed here"),
+            ("model: !!python/object:os.system {}", "FILE:1:8: expected YAML, got an error could not determine a"),
+            ("search: 2026-13-45", "FILE: expected YAML, got ValueError: month must be in 1..12"),
+            ("a: &x [*x]\nb: 3", "FILE: model: expected a value"),
+            ("a\tb: \x07", "FILE: expected YAML, got "),
+            ("", "FILE: expected a mapping with model, data, search, output, got an empty file"),
+            ("[" * 5000, "FILE: expected YAML, got RecursionError"),
+            ("? [1, 2]\n: 3\n", "FILE"),
+            ("{1: 2, 1: 3}", "FILE:1: 1: expected the key once, got it in line 1 too"),
+        ],
+        ids=lambda value: repr(value[:12]),
+    )
+    def test_no_yaml(self, tmp_path: Path, text: str, expected: str) -> None:
+        message = self.refusal(tmp_path, text)
+        assert message.startswith(expected)
+        assert ";" in message
+
+    def test_no_utf8(self, tmp_path: Path) -> None:
+        (tmp_path / "config.yaml").write_bytes(b"model: {name: caf\xe9}")
+        with pytest.raises(ConfigError, match="expected UTF-8 text, got byte 0xe9 at offset 17; save it as UTF-8"):
+            load_config(tmp_path / "config.yaml")
+
+    def test_a_missing_file(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match=r"expected a config file at .*none.yaml, got No such file or directory;"):
+            load_config(tmp_path / "none.yaml")
+
+    def test_a_directory(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match=r"got Is a directory; check the path"):
+            load_config(tmp_path)
+
+    def test_every_line_names_the_file(self, tmp_path: Path) -> None:
+        message = self.refusal(tmp_path, SMALLEST.replace("budget: 1000", "budget: 0, trials: 0"))
+        assert [line.partition(" ")[0] for line in message.splitlines()] == ["FILE:", "FILE:"]
+
+
+def test_examples_in_the_repository_are_valid() -> None:
+    configs = sorted(Path(__file__).parents[2].glob("configs/*.yaml"))
+    assert configs
+    for path in configs:
+        assert load_config(path).search.budget > 0
+
+
+def test_a_lowest_rung_of_few_batches_is_refused() -> None:
+    config = parse_config(yaml.safe_load(SMALLEST))
+    check_budgets(config, (128, 1000), 16)
+    with pytest.raises(ConfigError) as caught:
+        check_budgets(config, (127, 1000), 16)
+    assert str(caught.value) == (
+        "search: expected a lowest rung of at least 128 training examples (8 of the largest batches, 16), got 127 "
+        "(rungs 127, 1000); raise search.budget or search.scheduler.min_budget, or take smaller batches"
+    )
+
+
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**70), 2**70),
+    st.floats(),
+    st.text(max_size=8),
+    st.sampled_from(["1e-4", "no", "random", "evolution", "asha", "choice", "int", "kind", "~", "~nobody/x", "\x00"]),
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(
+            st.one_of(st.sampled_from(["kind", "low", "high", "values", "log"]), SCALARS), inner, max_size=3
+        ),
+    ),
+    max_leaves=6,
+)
+KEYS = st.one_of(
+    st.sampled_from([*StudyConfig.model_fields, *RECIPE_DEFAULTS, "kind", "trials", "budget", "name", "directory"]),
+    SCALARS,
+)
+
+
+def places(data: object) -> list[Callable[[object], None]]:
+    """Setters of every value in the data."""
+    found: list[Callable[[object], None]] = []
+    if isinstance(data, dict | list):
+        for key, value in list(data.items()) if isinstance(data, dict) else list(enumerate(data)):
+            found.append(lambda new, key=key: data.__setitem__(key, new))  # type: ignore[misc]
+            found += places(value)
+    return found
+
+
+@given(st.data())
+def test_whatever_is_changed_it_parses_or_says_why_not(data: st.DataObject) -> None:
+    content: dict[Any, Any] = copy.deepcopy(yaml.safe_load(FULL))
+    for _ in range(data.draw(st.integers(1, 3))):
+        if data.draw(st.booleans()):
+            data.draw(st.sampled_from(places(content)))(data.draw(VALUES))
+        else:
+            section = data.draw(st.sampled_from([content, *(part for part in content.values() if type(part) is dict)]))
+            section[data.draw(KEYS)] = data.draw(VALUES)
+    try:
+        config = parse_config(content)
+    except ConfigError as error:
+        event("refused")
+        for line in str(error).splitlines():
+            assert "expected" in line
+            assert ";" in line
+    else:
+        event("accepted")
+        assert parse_config(config.model_dump(mode="json")) == config
