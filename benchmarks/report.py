@@ -55,7 +55,7 @@ def write(rows: Sequence[Row], args: argparse.Namespace, setting: Mapping[str, V
     Args:
         rows: the results. A column that a row lacks stays empty.
         args: what `parser` gave.
-        setting: `machine()` as it was before the benchmark began, whose own load is not of interest.
+        setting: `machine()` as it was before the benchmark began, which tells the load of others from its own.
     """
     console = Console(width=None if Console().is_terminal else 160)
     columns = list(dict.fromkeys(name for row in rows for name in row))
@@ -63,7 +63,8 @@ def write(rows: Sequence[Row], args: argparse.Namespace, setting: Mapping[str, V
     for row in rows:
         table.add_row(*(_text(row.get(name)) for name in columns))
     console.print(table)
-    setting = {**(setting or machine()), "seed": args.seed, "quick": args.quick}
+    after = {"load_average_after": round(os.getloadavg()[0], 2)} if setting else {}
+    setting = {**(setting or machine()), **after, "seed": args.seed, "quick": args.quick}
     console.print(", ".join(f"{name}: {value}" for name, value in setting.items()), style="dim", highlight=False)
     if args.json is not None:
         args.json.write_text(json.dumps([{**row, **setting} for row in rows], indent=1) + "\n")

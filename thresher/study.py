@@ -111,6 +111,7 @@ def run_study(config: StudyConfig, world: World, console: Console) -> Outcome:
             threads=worker_threads(config, world),
             hang_seconds=config.resources.hang_minutes * 60,
         )
+        world.worker_environment(config.resources.gpus_per_trial, world.address, 0)  # refuses too few devices now
         jobs, open_jobs = len(history.jobs), len(history.running)
         finished = _search(config, world, console, prepared, store, history, executor)
         was_finished = finished and not open_jobs and len(history.jobs) == jobs

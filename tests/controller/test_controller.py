@@ -374,15 +374,18 @@ def test_a_finished_study_runs_nothing(bench: Bench) -> None:
     assert bench.journal() == before
 
 
+class Interrupted(Scripted):
+    """The study is asked to stop while the first job is at work."""
+
+    controller: Controller
+
+    def poll(self) -> Sequence[Message]:
+        messages = super().poll()
+        self.controller.request_stop()
+        return messages
+
+
 def test_a_stop_keeps_what_is_running_open(bench: Bench) -> None:
-    class Interrupted(Scripted):
-        controller: Controller
-
-        def poll(self) -> Sequence[Message]:
-            messages = super().poll()
-            self.controller.request_stop()
-            return messages
-
     executor = Interrupted(bench.directory, room=3, at_stop=fails(FailureKind.CRASH))
     done, _ = bench.run(Listed(*[start()] * 5), executor)
     assert done is None
@@ -398,20 +401,8 @@ def test_a_stop_keeps_what_is_running_open(bench: Bench) -> None:
 
 
 def test_what_is_measured_during_a_stop_is_kept(bench: Bench) -> None:
-    class Interrupted(Scripted):
-        controller: Controller
-
-        def submit(self, job: Job) -> None:
-            super().submit(job)
-            self.controller.request_stop()
-
-        def poll(self) -> Sequence[Message]:
-            return []
-
     bench.run(Listed(*[start()] * 5), Interrupted(bench.directory, room=3, at_stop=report))
-    history = bench.replay()
-    assert len(history.jobs) == 1
-    assert history.trials[0].status(9) is Status.COMPLETE
+    assert [trial.status(9) for trial in bench.replay().trials] == [Status.COMPLETE] * 3
 
 
 REFUSED: list[tuple[Decision, str]] = [

@@ -286,10 +286,11 @@ class TestPauseAndResume:
         assert the_report(serve(spec, job_of(60, 90))).seconds < 100
 
     def test_what_is_measured_is_reported_again_without_work(self, spec: FineTuningSpec, serve: Any) -> None:
-        report = the_report(serve(spec, job_of(0, 30)))
-        messages = serve(spec, job_of(0, 30, job_id=9))
+        report = the_report(serve(spec, job_of(0, 32)))
+        messages = serve(spec, job_of(0, 32, job_id=9))
         assert phases(messages) == ["load"]
         assert the_report(messages) == replace(report, job_id=9)
+        assert report.budget == 36  # what was really consumed, both times
 
     def test_stopped_while_evaluating_only_that_is_repeated(
         self, spec: FineTuningSpec, straight: tuple[FineTuningSpec, Report], serve: Any
@@ -315,13 +316,13 @@ class TestWhatIsMissing:
     def test_a_damaged_rung_falls_back_to_the_one_before(
         self, spec: FineTuningSpec, straight: tuple[FineTuningSpec, Report], serve: Any
     ) -> None:
-        serve(spec, job_of(0, 30), job_of(30, 60, source=Continue(7, 30)))
+        serve(spec, job_of(0, 32), job_of(32, 60, source=Continue(7, 32)))
         corrupt(spec, "rung-000000060")
         messages = serve(spec, job_of(60, 90, source=Continue(7, 60)))
         notes = [notice.text for notice in of_type(messages, Notice)]
         assert len(notes) == 2
         assert notes[0].startswith("checkpoint of trial 7 at 60 is damaged (adapter_model.safetensors: ")
-        assert notes[1] == "checkpoint of trial 7 at 60 is missing: trained again from 30"
+        assert notes[1] == "checkpoint of trial 7 at 60 is missing: trained again from 36"
         assert_same_rung(checkpoint_of(spec, 7, 90), checkpoint_of(straight[0], 7, 90), same_stretch=False)
         assert checkpoint_of(spec, 7, 90).state.stretch_tokens == of_stretch(spec, 60, 90)
         assert the_report(messages).metrics["validation_loss"] == straight[1].metrics["validation_loss"]

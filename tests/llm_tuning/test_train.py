@@ -41,15 +41,19 @@ HORIZON = 120
 
 @pytest.fixture
 def start(base: LlamaForCausalLM, ranks: Ranks, make_split: MakeSplit) -> Start:
-    """Puts adapters on the tiny model and gives (model, trainer); 25 examples, batches of 6."""
+    """Puts adapters on the tiny model and gives (model, trainer); batches of 6."""
 
     @contextmanager
     def start(
-        params: Params | None = None, seed: int = 3, micro_batch_size: int = 4, horizon: int = HORIZON
+        params: Params | None = None,
+        seed: int = 3,
+        micro_batch_size: int = 4,
+        horizon: int = HORIZON,
+        examples: int = 25,
     ) -> Iterator[tuple[PeftModel, Trainer]]:
         recipe = recipe_of(params)
         with lora_attached(base, recipe, seed, TARGETS) as model:
-            yield model, Trainer(ranks, model, recipe, seed, horizon, make_split(25), micro_batch_size)
+            yield model, Trainer(ranks, model, recipe, seed, horizon, make_split(examples), micro_batch_size)
 
     return start
 
@@ -196,22 +200,44 @@ def test_paused_and_resumed_equals_uninterrupted_bit_for_bit(start: Start, sched
         assert_equal(trainer.optimizer_tensors(), moments)
     assert [*first, *second] == straight
     assert len({outcome.loss for outcome in straight}) == 15
+    rates = [learning_rate(recipe_of(params), step, 90) for step in range(15)]
+    assert [outcome.learning_rate for outcome in straight] == rates
 
 
-def test_dropout_differs_from_step_to_step_and_from_seed_to_seed(start: Start, make_split: MakeSplit) -> None:
-    params = {"lora.dropout": 0.5, "schedule.kind": "constant", "schedule.warmup": 0.0, "optimizer.batch_size": 25}
-    params["optimizer.learning_rate"] = 1e-12  # the same weights in every step, whose batches are the whole set
-    losses: dict[str, list[float]] = {}
-    with start(params, micro_batch_size=25) as (model, _):
-        weights = {name: torch.ones_like(weight) * 0.1 for name, weight in adapter_weights(model).items()}
-    for name, seed, dropout in (("a", 3, 0.5), ("again", 3, 0.5), ("b", 4, 0.5), ("without", 3, 0.0)):
-        with start({**params, "lora.dropout": dropout}, seed=seed, micro_batch_size=25) as (model, trainer):
+def test_with_another_batch_size_the_schedule_goes_on_where_the_examples_are(start: Start) -> None:
+    with start(horizon=90) as (_, trainer):
+        for _ in range(5):
+            trainer.step()
+        state = trainer.optimizer_tensors()
+    other = {"optimizer.batch_size": 10}
+    with start(other, horizon=90) as (_, trainer):
+        trainer.resume(30, 5, state)
+        rates = [trainer.step().learning_rate for _ in range(2)]
+        assert (trainer.examples, trainer.steps) == (50, 7)
+    assert rates == [learning_rate(recipe_of(other), step, 90) for step in (3, 4)]
+
+
+def test_dropout_differs_between_steps_micro_batches_and_seeds(start: Start) -> None:
+    """The training set is one example, so that losses can differ by dropout alone."""
+    params = {"schedule.kind": "constant", "schedule.warmup": 0.0, "optimizer.learning_rate": 1e-12}
+    with start() as (model, _):
+        weights = {name: torch.full_like(weight, 0.1) for name, weight in adapter_weights(model).items()}
+    losses = {}
+    for name, seed, dropout, batch in (
+        ("first", 3, 0.5, 1),
+        ("again", 3, 0.5, 1),
+        ("other", 4, 0.5, 1),
+        ("two", 3, 0.5, 2),
+        ("none", 3, 0.0, 1),
+    ):
+        changes = {**params, "lora.dropout": dropout, "optimizer.batch_size": batch}
+        with start(changes, seed=seed, micro_batch_size=1, examples=1) as (model, trainer):
             load_adapter_weights(model, weights)
-            losses[name] = [trainer.step().loss for _ in range(2)]
-    assert losses["a"] == losses["again"]
-    assert len({*losses["a"], *losses["b"]}) == 4
-    assert losses["without"][0] == pytest.approx(losses["without"][1], rel=1e-6)
-    assert abs(losses["a"][0] - losses["a"][1]) > 1e-4
+            losses[name] = [trainer.step().loss for _ in range(3)]
+    assert losses["first"] == losses["again"]
+    assert len({*losses["first"], *losses["other"], *losses["two"]}) == 9
+    assert losses["none"] == pytest.approx([losses["none"][0]] * 3, rel=1e-6)
+    assert min(abs(loss - losses["first"][0]) for loss in losses["first"][1:]) > 1e-4
 
 
 def test_the_global_random_state_is_left_alone(start: Start) -> None:

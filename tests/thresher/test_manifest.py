@@ -169,7 +169,7 @@ class TestAnotherStudy:
         assert "hash of the base model's files: expected 'abc', as the study was started with, got 'xyz'" in message
 
     def test_other_data(self, started: Store, config_data: dict[str, Any]) -> None:
-        with pytest.raises(ManifestError, match="hash of the tokenised data: expected '0123456789ab', .* got 'fedc'"):
+        with pytest.raises(ManifestError, match=r"hash of the tokenised data: expected '0123456789ab', .* got 'fedc'"):
             settle_manifest(started, describe(config_data), "fedc")
 
     def test_long_values_are_cut(self, started: Store, config_data: dict[str, Any]) -> None:

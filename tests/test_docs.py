@@ -1,0 +1,54 @@
+"""What the documentation shows must work."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from llm_tuning.recipe import RECIPE_DEFAULTS
+from thresher.config import parse_config
+
+REPOSITORY = Path(__file__).parents[1]
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
+YAML_BLOCK = re.compile(r"```yaml\n(.*?)```", re.DOTALL)
+CONFIGS = [(page.name, block) for page in PAGES for block in YAML_BLOCK.findall(page.read_text())]
+    (page.name, block) for page in PAGES for block in re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL)
+]
+
+
+@pytest.mark.parametrize(("page", "block"), CONFIGS, ids=[page for page, _ in CONFIGS])
+def test_configs_in_the_docs_are_valid(page: str, block: str) -> None:
+    parse_config(yaml.safe_load(block))
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "configs").glob("*.yaml")), ids=lambda path: path.name)
+def test_runnable_examples_are_valid(path: Path) -> None:
+    parse_config(yaml.safe_load(path.read_text()))
+
+
+def test_the_reference_names_every_key_with_its_default() -> None:
+    page = (REPOSITORY / "docs" / "config.md").read_text()
+    block = YAML_BLOCK.findall(page)[0]
+    written = yaml.safe_load(block)
+    minimal = {
+        "model": {"name": written["model"]["name"]},
+        "data": {name: written["data"][name] for name in ("train", "validation")},
+        "search": {"budget": written["search"]["budget"]},
+        "output": {"directory": written["output"]["directory"]},
+    }
+    shown = parse_config(written).model_dump(mode="json")
+    assert shown == parse_config(minimal).model_dump(mode="json")
+    for section, values in shown.items():
+        if isinstance(values, dict):
+            assert not set(values) - set(written[section]), f"{section} lacks a key"
+    for name in RECIPE_DEFAULTS:
+        assert f"`{name}`" in page
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}"
