@@ -15,8 +15,6 @@ REPOSITORY = Path(__file__).parents[1]
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
 YAML_BLOCK = re.compile(r"```yaml\n(.*?)```", re.DOTALL)
 CONFIGS = [(page.name, block) for page in PAGES for block in YAML_BLOCK.findall(page.read_text())]
-    (page.name, block) for page in PAGES for block in re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL)
-]
 
 
 @pytest.mark.parametrize(("page", "block"), CONFIGS, ids=[page for page, _ in CONFIGS])

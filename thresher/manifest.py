@@ -13,7 +13,19 @@ from controller.store import Store
 from thresher import __version__
 from thresher.config import StudyConfig
 
-RESULT_SECTIONS = ("model", "data", "hyperparameters", "space", "search", "objective", "finalists")
+RESULT_SETTINGS = (
+    "model",
+    "data",
+    "hyperparameters",
+    "space",
+    "search",
+    "objective",
+    "finalists",
+    "resources.mixed_precision",
+)
+"""Sections and settings that make a study what it is."""
+EXACT_SETTINGS = ("resources.gpus_per_trial", "resources.micro_batch_size", "resources.evaluation_batch_size")
+"""Settings that change in which order numbers are added up, and what is drawn for dropout, but nothing else."""
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "numpy")
 SAMPLE_BYTES = 1 << 16
 LONGEST_VALUE = 100
@@ -44,7 +56,7 @@ def check_manifest(store: Store, now: Mapping[str, Any]) -> tuple[str, ...]:
     """Compare what a study was started with, if it was, with what is asked for now.
 
     Returns:
-        Notes about what changed but does not make it another study: versions, threads.
+        Notes about what changed but does not make it another study: versions, threads, batches in one pass.
 
     Raises ManifestError naming each setting that makes it another study.
     """
@@ -52,9 +64,7 @@ def check_manifest(store: Store, now: Mapping[str, Any]) -> tuple[str, ...]:
     if not before:
         return ()
     changes = [
-        change
-        for section in RESULT_SECTIONS
-        for change in _differences(before["config"].get(section), now["config"].get(section), section)
+        change for path in RESULT_SETTINGS for change in _differences(_setting(before, path), _setting(now, path), path)
     ]
     if not changes:  # what follows from a setting need not be told beside it
         changes = list(_differences(before["plan"], now["plan"], "by the model family and this version, "))
@@ -64,12 +74,14 @@ def check_manifest(store: Store, now: Mapping[str, Any]) -> tuple[str, ...]:
     if changes:
         raise _another_study(store, changes)
     drift = [
+        *((path, _setting(before, path), _setting(now, path)) for path in EXACT_SETTINGS),
         *_differences(before["versions"], now["versions"], "version of "),
         *_differences(before["surroundings"], now["surroundings"], ""),
     ]
     return tuple(
         f"{path}: {_shown(old)} before, {_shown(new)} now; results stay comparable, but not equal bit for bit"
         for path, old, new in drift
+        if old != new
     )
 
 
@@ -109,6 +121,13 @@ def model_fingerprint(directory: Path) -> str:
                     stream.seek(start)
                     digest.update(stream.read(SAMPLE_BYTES))
     return digest.hexdigest()[:16]
+
+
+def _setting(manifest: Mapping[str, Any], path: str) -> Any:
+    value: Any = manifest["config"]
+    for key in path.split("."):
+        value = value.get(key)
+    return value
 
 
 def _another_study(store: Store, changes: Iterable[tuple[str, Any, Any]]) -> ManifestError:

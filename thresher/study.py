@@ -67,6 +67,11 @@ class Prepared:
     notes: tuple[str, ...]
 
 
+def say(console: Console, text: str) -> None:
+    """Print a line as it is: a path in brackets is no markup, and nothing in it is coloured or wrapped."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 def supervise_only(config: StudyConfig, world: World) -> None:
     """The part of a launched rank other than 0: keep a worker alive until the study is over."""
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -125,7 +130,7 @@ def prepare(config: StudyConfig, store: Store, world: World, console: Console) -
         if not path.is_file():
             got = "a directory" if path.is_dir() else f"nothing there (now in {Path.cwd()})"
             raise ConfigError(f"data.{split}: expected a JSONL file at {path}, got {got}; check the path")
-    console.print(f"base model: {config.model.name}", highlight=False)
+    say(console, f"base model: {config.model.name}")
     model = resolve_base_model(config.model.name)
     description = model_config(model)
     plan = build_plan(config, description)
@@ -154,12 +159,12 @@ def prepare(config: StudyConfig, store: Store, world: World, console: Console) -
     # Last: what was refused up to here may be mended, and is no study yet.
     settle_manifest(store, manifest, data.fingerprint)
     sizes = ", ".join(f"{len(split)} {name}" for name, split in data.splits.items())
-    console.print(f"data: {sizes} examples", highlight=False)
+    say(console, f"data: {sizes} examples")
     notes += data.notes
     if plan.architecture is not None:
         notes += check_memory(config, plan, largest_rank(plan), data)
     for note in notes:
-        console.print(f"note: {note}", highlight=False)
+        say(console, f"note: {note}")
     return Prepared(plan, worker_task(config, plan, model), data, tuple(notes))
 
 
@@ -258,25 +263,27 @@ def finish_study(config: StudyConfig, outcome: Outcome, console: Console) -> Non
         compare(outcome.history, outcome.plan.finalists),
         names=outcome.plan.space.names,
         notes=outcome.notes,
-        prompts=_test_samples(directory, data, config.output.generations),
+        prompts=_test_samples(config, data),
     )
     console.print(report)
     if not (outcome.was_finished and (directory / "report.json").is_file()):
         report.write(directory)
-    console.print(f"report: {directory / 'report.md'}", highlight=False)
+    say(console, f"report: {directory / 'report.md'}")
     destination = directory / "export"
     if not destination.exists():
         StudyRecord.open(directory).export(destination)
-    console.print(f"adapter: {destination}", highlight=False)
+    say(console, f"adapter: {destination}")
     if outcome.was_finished:
-        console.print("the study was finished before: nothing was left to do", highlight=False)
+        say(console, "the study was finished before: nothing was left to do")
 
 
-def _test_samples(directory: Path, data: PreparedData, count: int) -> list[tuple[str, str]]:
+def _test_samples(config: StudyConfig, data: PreparedData) -> list[tuple[str, str]]:
     """(prompt, reference answer) of the first test examples, as the model saw them."""
+    count = config.output.generations
     if "test" not in data.splits or not count:
         return []
-    tokenizer = load_tokenizer(directory / "tokenizer")
+    directory = config.output.directory / "tokenizer"
+    tokenizer = load_tokenizer(directory, trust_remote_code=config.model.trust_remote_code)
     split = data.splits["test"]
     samples = []
     for index in range(min(count, len(split))):

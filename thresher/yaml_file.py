@@ -19,7 +19,7 @@ def read_yaml(path: Path) -> object:
     except OSError as error:
         raise YamlError(f"expected a config file at {path}, got {error.strerror}; check the path") from error
     except UnicodeDecodeError as error:
-        raise YamlError(f"{path}: expected UTF-8 text, got byte 0x{text_byte(error)}; save it as UTF-8") from error
+        raise YamlError(f"{path}: expected UTF-8 text, got byte {_byte(error)}; save it as UTF-8") from error
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         repeated = next(_repeated_keys(root, "", set()), None)
@@ -36,9 +36,9 @@ def read_yaml(path: Path) -> object:
     raise YamlError(f"{path}:{repeated}")
 
 
-def text_byte(error: UnicodeDecodeError) -> str:
+def _byte(error: UnicodeDecodeError) -> str:
     """The byte that could not be decoded, in hex, with its place."""
-    return f"{error.object[error.start]:02x} at offset {error.start}"
+    return f"0x{error.object[error.start]:02x} at offset {error.start}"
 
 
 def _repeated_keys(node: yaml.Node | None, path: str, seen: set[int]) -> Iterator[str]:

@@ -16,7 +16,7 @@ from typing import Any
 from controller.executors.channel import Channel
 from controller.executors.wire import job_to_json, message_from_json
 from controller.executors.world import World, WorldError
-from controller.trial import Failure, FailureKind, Halt, Job, Message, Report
+from controller.trial import Declined, Failure, FailureKind, Halt, Job, Message, Report
 
 POLL_SECONDS = 0.2
 HELLO_SECONDS = 300.0
@@ -253,7 +253,7 @@ class LaunchedExecutor:
             del group.jobs[message.job_id]
             self._messages.append(message)
         elif leads or isinstance(message, Halt):
-            if isinstance(message, Report):
+            if isinstance(message, Report | Declined):
                 group.jobs.pop(message.job_id, None)
             self._messages.append(message)
 

@@ -179,15 +179,15 @@ def test_group_is_a_world_of_its_own(launch: Launch, tmp_path: Path) -> None:
 
 def test_failure_on_any_rank_ends_the_job_of_its_group_alone(launch: Launch, tmp_path: Path) -> None:
     executor = launch(size=4, group_size=2)
-    executor.submit(job(0, "oom_on_rank_1"))
+    executor.submit(job(0))
     executor.submit(job(1))
-    messages = list(wait_for(executor, Failure))
-    failure = next(message for message in messages if isinstance(message, Failure))
-    assert (failure.job_id, failure.kind) == (0, FailureKind.OOM)
-    if not reports(messages):
-        wait_for(executor, Report)
-    executor.submit(job(2))
+    wait_for(executor, Report, 2)
+    assert len(starts(tmp_path, at_least=4)) == 4
+    executor.submit(job(2, "oom_on_rank_1"))
+    failure = next(message for message in wait_for(executor, Failure) if isinstance(message, Failure))
+    assert (failure.job_id, failure.kind) == (2, FailureKind.OOM)
     executor.submit(job(3))
+    executor.submit(job(4))
     wait_for(executor, Report, 2)
     assert len(starts(tmp_path, at_least=6)) == 6  # the group with the failure was replaced, the other was not
 

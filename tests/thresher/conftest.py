@@ -7,7 +7,6 @@ import functools
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from tests.thresher.tiny_study import (
     FinishedStudy,
     InterruptedStudy,
     StudyPlace,
+    all_checkpoints,
     descendants,
     finish,
     flip_a_byte,
@@ -81,21 +81,26 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny
         second = place.run()  # the worker loads its libraries meanwhile
         status = place.thresher("status", place.directory)
         wait_until(lambda: place.journal("Reported") or process.poll() is not None, "a first report")
-        time.sleep(0.4)
+        # A trial's checkpoints on the way to a rung go when it gets there, so this one belongs to the second.
+        saved = (place.directory / "checkpoints").glob
+        wait_until(lambda: list(saved("*/partial-*")) or process.poll() is not None, "a second trial at work")
         children = descendants(process.pid)
         os.killpg(process.pid, signal.SIGINT)
         ran = finish(process)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-    return InterruptedStudy(place, ran, second, status, frozenset(filter(is_alive, children)))
+    left = frozenset(filter(is_alive, children))
+    checkpoints = [str(path.relative_to(place.directory / "checkpoints")) for path in all_checkpoints(place)]
+    return InterruptedStudy(place, ran, place.journal(), checkpoints, second, status, left)
 
 
 @pytest.fixture(scope="session")
 def resumed(interrupted: InterruptedStudy) -> FinishedStudy:
-    """The interrupted study, ended under `accelerate launch`, with a byte of trial 0's checkpoint flipped before."""
-    rung = interrupted.place.directory / "checkpoints" / "trial-0000" / "rung-000000400"
-    flip_a_byte(rung / "optimizer.safetensors")
+    """The interrupted study, ended under `accelerate launch`, with a byte of trial 0's checkpoints flipped before."""
+    for checkpoint in all_checkpoints(interrupted.place):
+        if checkpoint.parent.name == "trial-0000":
+            flip_a_byte(checkpoint / "optimizer.safetensors")
     launcher = Path(sys.executable).with_name("accelerate")
     process = start_command(launcher, "launch", "scripts/tune.py", interrupted.place.config)
     return FinishedStudy(interrupted.place, finish(process))

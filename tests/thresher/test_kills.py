@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from controller.events import JobCreated, Noted, Reported, TrialCreated
 from controller.history import History
 from controller.store import Store
 from controller.trial import Objective
+from tests.thresher.tiny_study import StudyPlace, descendants, place_study
 
 KILLS = 10
 ACCELERATE = str(Path(sys.executable).with_name("accelerate"))
@@ -29,12 +30,12 @@ LAUNCHERS = {
     1: (ACCELERATE, "launch"),
     2: (ACCELERATE, "launch", "--multi_gpu", "--num_processes", "2"),
 }
-HORIZON = 540
+HORIZON = 4320
 SECTIONS: dict[str, dict[str, Any]] = {
     "search": {
         "trials": 6,
         "budget": HORIZON,
-        "scheduler": {"kind": "asha", "reduction_factor": 3, "min_budget": 180},
+        "scheduler": {"kind": "asha", "reduction_factor": 3, "min_budget": 1440},
     },
     "resources": {"save_every_minutes": 0.005},
     "finalists": {"count": 2, "repeats": 1},
@@ -44,8 +45,8 @@ SECTIONS: dict[str, dict[str, Any]] = {
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("workers", [1, 2])
-def test_killed_at_random(workers: int, make_study: Callable[..., Any]) -> None:
-    killed = make_study("killed", **SECTIONS)
+def test_killed_at_random(workers: int, tmp_path: Path, tiny_model: Path, tiny_data: Path) -> None:
+    killed, untouched = (study_in(tmp_path / name, tiny_model, tiny_data) for name in ("killed", "untouched"))
     targets = ["worker", "controller", "group"] + ["supervisor"] * (workers == 2)
     rng = random.Random(workers)
     kills: dict[str, int] = defaultdict(int)
@@ -63,13 +64,17 @@ def test_killed_at_random(workers: int, make_study: Callable[..., Any]) -> None:
     assert len({event.trial_id for event in events if isinstance(event, TrialCreated)}) == len(history.trials)
     assert (killed.directory / "export" / "adapter_model.safetensors").exists()
     if workers == 1:
-        untouched = make_study("untouched", **SECTIONS)
         assert untouched.run().code == 0
         assert projection(killed.directory) == projection(untouched.directory)
 
 
+def study_in(directory: Path, model: Path, data: Path) -> StudyPlace:
+    directory.mkdir()
+    return place_study(directory, model, data, **SECTIONS)
+
+
 def run_and_kill(
-    study: Any, workers: int, rng: random.Random, targets: list[str], kills: dict[str, int], watch: Watch
+    study: StudyPlace, workers: int, rng: random.Random, targets: list[str], kills: dict[str, int], watch: Watch
 ) -> int | None:
     """Run the study and kill something of it at random, as long as kills are left. Its exit code if it ended."""
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "MASTER_PORT": "29612"}
@@ -82,7 +87,7 @@ def run_and_kill(
     try:
         while sum(kills.values()) < KILLS:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                return process.wait(rng.uniform(0, 20))
+                return process.wait(rng.uniform(0, 14))
             target = rng.choice(targets)
             if target == "worker" and was_retried(study.directory):
                 continue  # a second crash of the same job is a Failure by design
@@ -104,7 +109,7 @@ def run_and_kill(
 
 def kill(process: subprocess.Popen[bytes], target: str) -> bool:
     """kill -9 of a part of the study; False if there is no such part at the moment."""
-    family = [pid for pid in descendants(process.pid) if pid != process.pid]
+    family = sorted(descendants(process.pid) - {process.pid})
     workers = [pid for pid in family if "llm_tuning.worker" in command_line(pid)]
     ranks = {environment(pid).get("RANK", "0"): pid for pid in family if pid not in workers}
     if target == "group":
@@ -191,15 +196,6 @@ def projection(directory: Path) -> list[tuple[Any, ...]]:
             case Reported(report):
                 rows.append(("report", report.job_id, report.budget, dict(report.metrics), report.per_example))
     return rows
-
-
-def descendants(pid: int) -> Iterator[int]:
-    """A process and all below it."""
-    yield pid
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            for child in (task / "children").read_text().split():
-                yield from descendants(int(child))
 
 
 def leftovers(config: Path) -> list[int]:

@@ -10,6 +10,8 @@ import pytest
 
 from tests.thresher.tiny_study import FinishedStudy, finish, start_command
 
+pytestmark = pytest.mark.timeout(300)  # the first test of a file may pay for a whole study
+
 HEAVY = ("torch", "transformers", "accelerate", "peft", "safetensors.torch")
 
 

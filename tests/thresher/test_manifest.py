@@ -81,7 +81,7 @@ class TestSameStudy:
 
     @pytest.mark.parametrize(
         ("section", "change"),
-        [("resources", {"micro_batch_size": 1, "hang_minutes": 3}), ("output", {"generations": 0})],
+        [("resources", {"threads_per_worker": 9, "hang_minutes": 3}), ("output", {"generations": 0})],
     )
     def test_what_does_not_change_results_may_change(
         self, started: Store, config_data: dict[str, Any], section: str, change: dict[str, Any]
@@ -99,6 +99,14 @@ class TestSameStudy:
             f"version of torch: {installed['torch']!r} before, '9.9' now; results stay comparable, but not equal bit "
             "for bit"
         )
+
+    def test_what_changes_the_last_digits_is_noted(self, started: Store, config_data: dict[str, Any]) -> None:
+        config_data["resources"] |= {"micro_batch_size": 1, "gpus_per_trial": 2}
+        notes = check_manifest(started, describe(config_data))
+        assert [note.partition(";")[0] for note in notes] == [
+            "resources.gpus_per_trial: 1 before, 2 now",
+            "resources.micro_batch_size: 4 before, 1 now",
+        ]
 
     def test_other_surroundings_are_noted(self, started: Store, config_data: dict[str, Any]) -> None:
         now = describe(config_data, surroundings={**SURROUNDINGS, "threads": 8})
@@ -121,6 +129,7 @@ class TestAnotherStudy:
             ("model", {"dtype": "bfloat16"}, "model.dtype: expected 'float32'"),
             ("hyperparameters", {"lora.rank": 8}, "hyperparameters.lora.rank: expected 4"),
             ("finalists", {"repeats": 3}, "finalists.repeats: expected 1"),
+            ("resources", {"mixed_precision": "bf16"}, "resources.mixed_precision: expected 'no'"),
             (
                 "space",
                 {"lora.dropout": {"kind": "choice", "values": [0.0, 0.1]}},

@@ -27,8 +27,11 @@ from tests.thresher.tiny_study import (
     Ran,
     StudyPlace,
     flip_a_byte,
+    run_here,
     write_jsonl,
 )
+
+pytestmark = pytest.mark.timeout(300)  # the first test of a file may pay for a whole study
 
 Make = Callable[..., StudyPlace]
 
@@ -97,11 +100,11 @@ class TestData:
             f"{Path.cwd()}); check the path"
         )
 
-    def test_an_empty_file_and_then_a_full_one(self, make_study: Make, tmp_path: Path, tiny_data: Path) -> None:
+    def test_an_empty_file(self, make_study: Make, tmp_path: Path) -> None:
         train = tmp_path / "train.jsonl"
         train.write_text("\n")
         place = make_study(data={"train": str(train)})
-        assert refusal(place.run()) == (
+        assert refusal(run_here("run", place.config)) == (
             f"{train}: expected at least one example, got an empty file; write one JSON object per line: "
             '{"prompt": "...", "completion": "..."}'
         )
@@ -110,17 +113,19 @@ class TestData:
     def test_a_broken_line(self, make_study: Make, tmp_path: Path) -> None:
         train = tmp_path / "train.jsonl"
         train.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "a"\n')
-        message = refusal(make_study(data={"train": str(train)}).run())
-        assert message.startswith(f"{train}:2: expected one JSON object per line")
+        ran = run_here("run", make_study(data={"train": str(train)}).config)
+        assert ran.code == WRONG_INPUT
+        assert ran.errors.startswith(f"thresher: {train}:2: expected one JSON object per line")
 
     def test_texts_longer_than_allowed(self, make_study: Make, tmp_path: Path) -> None:
         train = tmp_path / "train.jsonl"
         write_jsonl(train, [("short", "word"), ("x" * 100, "word")])
         place = make_study(data={"train": str(train), "too_long": "error"})
-        assert refusal(place.run()) == (
+        message = refusal(run_here("run", place.config))
+        assert message.startswith(
             "train: expected examples of at most 64 tokens, got: 1 of 2 examples are longer, the longest has 108; set "
-            "too_long: truncate-prompt or drop"
         )
+        assert message.endswith("too_long: truncate-prompt or drop")
         assert place.journal() == []
 
     def test_more_than_the_model_takes(self, make_study: Make) -> None:
@@ -145,6 +150,7 @@ class TestModel:
         )
         assert "without a network name a local directory" in message
 
+    @pytest.mark.slow
     def test_damaged_weights(self, make_study: Make, tiny_model: Path, tmp_path: Path) -> None:
         """Found by the first worker: the study halts, and goes on once the model is whole."""
         model = tmp_path / "model"
@@ -219,10 +225,10 @@ def test_a_damaged_checkpoint_is_trained_again_and_the_journal_says_so(resumed: 
     """`resumed` flipped a byte of a paused trial's checkpoint before it went on."""
     assert resumed.ran.code == 0, resumed.ran
     notes = [note["text"] for _, note in resumed.place.journal("Noted")]
-    assert [note for note in notes if "damaged" in note] == [
+    assert (
         "checkpoint of trial 0 at 400 is damaged (optimizer.safetensors: expected the sha256 in the manifest, got "
         "another): set aside as rung-000000400.corrupt"
-    ]
+    ) in notes
     assert "checkpoint of trial 0 at 400 is missing: trained again from 0" in notes
     jobs = {job["job_id"]: job for _, job in resumed.place.journal("JobCreated")}
     reports = [report for _, report in resumed.place.journal("Reported")]
@@ -284,6 +290,7 @@ class TestFullDisk:
             assert message.endswith("free some space or choose another disk")
 
 
+@pytest.mark.slow
 def test_all_trials_fail(make_study: Make) -> None:
     """Not wrong input, but no result either."""
     place = make_study(

@@ -18,9 +18,12 @@ from typing import Any
 
 import pytest
 import yaml
+from typer.testing import CliRunner
+
+from thresher.cli import app
 
 REPOSITORY = Path(__file__).parents[2]
-SECONDS = 110.0
+SECONDS = 240.0
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -151,6 +154,14 @@ def start_command(*command: str | Path) -> subprocess.Popen[str]:
     )
 
 
+def run_here(*arguments: str | Path) -> Ran:
+    """Run `thresher` in this process: for commands that train nothing but load torch, which takes seconds."""
+    result = CliRunner().invoke(app, list(map(str, arguments)), env={"COLUMNS": "200"})
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return Ran(result.exit_code, result.stdout, result.stderr)
+
+
 def finish(process: subprocess.Popen[str], seconds: float = SECONDS) -> Ran:
     """Wait for a command; if it does not end, kill all of it and fail."""
     try:
@@ -205,15 +216,16 @@ class FinishedStudy:
 
 SLOWER: dict[str, Any] = {
     "search": {
-        "trials": 3,
+        "trials": 2,
         "budget": 800,
         "sampler": {"kind": "random"},
         "scheduler": {"kind": "asha", "reduction_factor": 2, "min_budget": 400},
         "seed": 1,
     },
     "finalists": {"count": 1, "repeats": 0},
+    "resources": {"threads_per_worker": 1, "save_every_minutes": 0.001},
 }
-"""Sections of a study whose jobs take about a second, so that something can happen in their midst."""
+"""Sections of a study whose jobs take about a second and save all the time: something can happen in their midst."""
 
 
 @dataclass(frozen=True)
@@ -222,6 +234,8 @@ class InterruptedStudy:
 
     Attributes:
         ran: the stopped command.
+        journal: the journal's entries when it had stopped.
+        checkpoints: what checkpoints there were then.
         second: what another `thresher run` of it did while the first was at work.
         status: what `thresher status` did then.
         left: processes that were started by the study and outlived it.
@@ -229,9 +243,16 @@ class InterruptedStudy:
 
     place: StudyPlace
     ran: Ran
+    journal: list[tuple[str, dict[str, Any]]]
+    checkpoints: list[str]
     second: Ran
     status: Ran
     left: frozenset[int]
+
+
+def all_checkpoints(place: StudyPlace) -> list[Path]:
+    """The directories of a study's checkpoints, in order."""
+    return sorted(path for path in (place.directory / "checkpoints").glob("trial-*/*") if path.is_dir())
 
 
 def flip_a_byte(path: Path) -> None:
