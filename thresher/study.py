@@ -97,6 +97,8 @@ def run_study(config: StudyConfig, world: World, console: Console) -> Outcome:
         ValueError: anything wrong with config, data, model, directory or journal, before training where possible.
         StudyHalted: the surroundings became unfit while it ran.
     """
+    world.require_groups(config.resources.gpus_per_trial)
+    world.worker_environment(config.resources.gpus_per_trial, world.address, 0)  # refuses too few devices
     with Store.open(config.output.directory) as store:
         prepared = prepare(config, store, world, console)
         plan = prepared.plan
@@ -116,7 +118,6 @@ def run_study(config: StudyConfig, world: World, console: Console) -> Outcome:
             threads=worker_threads(config, world),
             hang_seconds=config.resources.hang_minutes * 60,
         )
-        world.worker_environment(config.resources.gpus_per_trial, world.address, 0)  # refuses too few devices now
         jobs, open_jobs = len(history.jobs), len(history.running)
         finished = _search(config, world, console, prepared, store, history, executor)
         was_finished = finished and not open_jobs and len(history.jobs) == jobs

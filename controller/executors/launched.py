@@ -78,11 +78,7 @@ class LaunchedExecutor:
         threads: int,
         hang_seconds: float = 1800.0,
     ) -> None:
-        if group_size < 1 or world.size % group_size:
-            raise WorldError(
-                f"expected a number of launched processes that `resources.gpus_per_trial` ({group_size}) divides, "
-                f"got {world.size}; launch with --num_processes {max(1, world.size // group_size) * group_size}"
-            )
+        world.require_groups(group_size)
         self._task = task
         self._log_directory = log_directory
         self._threads = threads

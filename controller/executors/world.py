@@ -53,6 +53,14 @@ class World:
         """Where rank 0 listens for the others; 0 lets the system choose, when there are no others."""
         return 0 if self.port is None else self.port + 1
 
+    def require_groups(self, group_size: int) -> None:
+        """Raise WorldError if the ranks cannot be divided into groups of this size."""
+        if group_size < 1 or self.size % group_size:
+            raise WorldError(
+                f"expected a number of launched processes that `resources.gpus_per_trial` ({group_size}) divides, got "
+                f"{self.size}; launch with --num_processes {max(1, self.size // max(1, group_size)) * group_size}"
+            )
+
     def group_members(self, group_size: int) -> range:
         """The ranks that train one trial together with this one."""
         first = self.rank - self.rank % group_size
