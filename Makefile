@@ -1,9 +1,8 @@
 # Every target starts from a clean checkout: it makes the environment first if that is missing or out of date.
-# Overridable: VENV=/path/to/an/environment  PYTHON=/path/to/python3.11  THREADS=2
+# Overridable: VENV=/path/to/an/environment  PYTHON=/path/to/python3.11
 
 VENV ?= .venv
 PYTHON ?=
-THREADS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 
 CANDIDATES := $(or $(PYTHON),python3.11 python3.12 python3.13 python3)
 BIN := $(VENV)/bin
@@ -62,9 +61,9 @@ define find_python
 endef
 
 demo: $(STAMP) $(DEMO_DATA)/test.jsonl ## tune LoRA on SmolLM2-135M on real text: at most 15 minutes on two cores, no GPU, no account
-	@echo "Tuning LoRA on SmolLM2-135M-Instruct to write docstrings: $(DEMO_CONFIG) on $(THREADS) threads."
+	@echo "Tuning LoRA on SmolLM2-135M-Instruct to write docstrings: $(DEMO_CONFIG)."
 	@echo "At most 15 minutes on two cores. Ctrl-C stops it, make demo goes on where it stopped."
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=$(THREADS) $(BIN)/accelerate launch scripts/tune.py $(DEMO_CONFIG)
+	HF_HUB_OFFLINE=1 $(BIN)/accelerate launch --quiet scripts/tune.py $(DEMO_CONFIG)
 
 $(DEMO_DATA)/test.jsonl: | $(STAMP)
 	@echo "Collecting the functions and docstrings of this Python's standard library into $(DEMO_DATA)/ (seconds)"
@@ -89,7 +88,7 @@ gpu: $(STAMP) ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu --timeout 3600
 
 bench-quick: $(STAMP) ## every benchmark in its short form, under 2 minutes each
-	@set -e; for script in $(filter-out benchmarks/report.py,$(wildcard benchmarks/*.py)); do echo "== $$script --quick"; $(BIN)/python "$$script" --quick; done
+	@set -e; for script in benchmarks/*.py; do echo "== $$script --quick"; $(BIN)/python "$$script" --quick; done
 
 clean: ## remove caches and build outputs; .venv, data/ and runs/ stay
 	rm -rf build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-import report
+import reporting
 import sqlalchemy as sa
 
 from controller.controller import Controller
@@ -60,12 +60,12 @@ SAMPLERS: Mapping[str, Callable[[], Sampler]] = {
 
 def main() -> None:
     """Measure and write the rows."""
-    args = report.parser(__doc__).parse_args()
-    setting = report.machine()
+    args = reporting.parser(__doc__).parse_args()
+    setting = reporting.machine()
     repetitions = 1 if args.quick else 5
     rows = thresher_rows(repetitions, args.seed)
     rows += optuna_rows(repetitions, args.seed, quick=args.quick)
-    report.write(rows, args, setting)
+    reporting.write(rows, args, setting)
 
 
 def loss_of(params: Mapping[str, Any], budget: int) -> float:

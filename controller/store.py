@@ -61,14 +61,16 @@ class Store:
         self._lock = lock
 
     @classmethod
-    def open(cls, directory: Path) -> Self:
+    def open(cls, directory: Path, *, patience_seconds: float = LOCK_PATIENCE_SECONDS) -> Self:
         """Open or create the journal in `directory` as its only writer.
+
+        Waits up to `patience_seconds` for another writer to let go.
 
         Raises StoreError if another process writes to it, or if the directory or disk refuses.
         """
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            lock = _take_lock(directory / LOCK_NAME)
+            lock = _take_lock(directory / LOCK_NAME, patience_seconds)
         except OSError as error:
             raise StoreError(
                 f"expected a study directory that can be written, got {directory} ({error.strerror}); "
@@ -182,10 +184,10 @@ def writer_of(directory: Path) -> str | None:
     return None
 
 
-def _take_lock(path: Path) -> int:
+def _take_lock(path: Path, patience_seconds: float) -> int:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        _lock(descriptor, path)
+        _lock(descriptor, path, patience_seconds)
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
     except BaseException:
@@ -194,9 +196,9 @@ def _take_lock(path: Path) -> int:
     return descriptor
 
 
-def _lock(descriptor: int, path: Path) -> None:
+def _lock(descriptor: int, path: Path, patience_seconds: float) -> None:
     """Lock the file, with a little patience, since `writer_of` may be looking just now."""
-    deadline = time.monotonic() + LOCK_PATIENCE_SECONDS
+    deadline = time.monotonic() + patience_seconds
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

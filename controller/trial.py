@@ -104,7 +104,7 @@ class Report:
 
     Attributes:
         budget: what was actually consumed: the first optimizer step at or past the job's `to_budget`.
-        seconds: wall-clock cost of this job, all attempts together.
+        seconds: wall-clock cost of this job, with what earlier attempts spent up to their last checkpoint.
         per_example: (value, weight) for each held-out example, whose weighted mean is the metric
             (test jobs only; the material of paired bootstrap intervals).
         generations: the model's answers to the first test prompts (test jobs only).

@@ -42,7 +42,7 @@ class MissingCheckpoint(ValueError):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Workplace:
+class _WarmState:
     """What stays warm from job to job."""
 
     spec: FineTuningSpec
@@ -76,7 +76,7 @@ class FineTuningTask:
         tokenizer = load_tokenizer(Path(spec.tokenizer_directory), trust_remote_code=spec.trust_remote_code)
         splits = load_splits(Path(spec.data_directory)).splits
         store = CheckpointStore(Path(spec.checkpoint_directory))
-        self._place = _Workplace(spec, ranks, base.to(ranks.accelerator.device), tokenizer, splits, store)
+        self._place = _WarmState(spec, ranks, base.to(ranks.accelerator.device), tokenizer, splits, store)
 
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any]) -> FineTuningTask:
@@ -147,7 +147,7 @@ class _Start:
 class _JobRun:
     """One attempt at one job. `examples`: training examples that the trial has seen, as far as known."""
 
-    def __init__(self, place: _Workplace, job: Job, inbox: Inbox, emit: Emit) -> None:
+    def __init__(self, place: _WarmState, job: Job, inbox: Inbox, emit: Emit) -> None:
         self.examples = 0
         self._place = place
         self._ranks = place.ranks

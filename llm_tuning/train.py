@@ -380,14 +380,14 @@ class Trainer:
         for key, tensor in optimizer.items():
             name, _, kind = key.rpartition(".")
             state.setdefault(name, {})[kind] = tensor
-        if state.keys() != self._parameters.keys():
+        if state and state.keys() != self._parameters.keys():  # none yet where fp16 skipped every step so far
             raise AdapterError(
                 f"expected the optimizer's state of {len(self._parameters)} parameters, got {len(state)} others; "
                 "go on only with a checkpoint of the same lora.rank and lora.targets"
             )
         self._optimizer.load_state_dict(
             {
-                "state": {index: state[name] for index, name in enumerate(self._parameters)},
+                "state": {index: state[name] for index, name in enumerate(self._parameters) if state},
                 "param_groups": self._optimizer.state_dict()["param_groups"],
             }
         )

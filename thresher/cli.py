@@ -43,7 +43,7 @@ def run(config: Annotated[Path, typer.Argument(metavar="CONFIG", help="the YAML 
 
     On several devices: accelerate launch -m thresher run CONFIG
     """
-    from controller.executors.world import World
+    from controller.executors.world import World, WorldError
     from thresher.config import load_config
 
     console = Console()
@@ -61,9 +61,9 @@ def run(config: Annotated[Path, typer.Argument(metavar="CONFIG", help="the YAML 
         console.print("interrupted; the same command goes on", highlight=False)
         raise typer.Exit(EXIT_INTERRUPTED) from None
     except ValueError as error:
-        if world.rank:
-            raise typer.Exit(EXIT_WRONG_INPUT) from None  # rank 0 says it
-        _fail(error, EXIT_WRONG_INPUT)
+        if world.rank and world.local_rank and not isinstance(error, WorldError):
+            raise typer.Exit(EXIT_WRONG_INPUT) from None  # the first rank of this machine says it
+        _fail(f"rank {world.rank}: {error}" if world.rank else error, EXIT_WRONG_INPUT)
     except OSError as error:
         place = f" for {error.filename}" if error.filename else ""
         _fail(

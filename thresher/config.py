@@ -81,6 +81,7 @@ class ModelConfig(_Section):
     family: str | None = Field(default=None, description="a family's name or YAML file; default: by the model's type")
     dtype: Literal["float32", "bfloat16", "float16"] = Field(default="float32", description="of the frozen weights")
     trust_remote_code: bool = Field(default=False, description="run code that a hub model brings along")
+    revision: str | None = Field(default=None, description="branch, tag or commit on the hub")
 
 
 class DataConfig(_Section):

@@ -38,6 +38,7 @@ _STYLES = {Status.FAILED: "red", Status.RUNNING: "cyan", Status.COMPLETE: "green
 _MARKDOWN_SIGNS = re.compile(r"([\\`*_\[\]<>|])")
 _TEST_SENTENCES = (
     "Differences are the winner's loss minus the other's. Intervals are not corrected for the number of comparisons.",
+    "The runs of a finalist include the one that it was chosen by, which favours it a little over the default.",
 )
 
 

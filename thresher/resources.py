@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
 from pathlib import Path
 
 from llm_tuning.data import PreparedData
@@ -10,6 +12,7 @@ from nas.cost import LoraTraining, checkpoint_bytes, linear_shapes, training_mem
 from thresher.build import Plan, possible_values
 from thresher.config import AshaConfig, ConfigError, StudyConfig
 
+CGROUP = Path("/sys/fs/cgroup")
 GIGABYTE = 1e9
 COMPUTE_DTYPES = {"no": None, "bf16": "bfloat16", "fp16": "float16"}
 
@@ -81,6 +84,19 @@ def max_checkpoints(config: StudyConfig, plan: Plan) -> int:
     return count
 
 
+def available_cores() -> int:
+    """CPU cores that this process may use: those of its affinity, or fewer if a container's quota says so."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    quota = _first_line(CGROUP / "cpu.max").split()
+    if len(quota) == 2 and quota[0].isdigit():
+        cores = min(cores, max(1, round(int(quota[0]) / int(quota[1]))))
+    return cores
+
+
+def _first_line(path: Path) -> str:
+    return path.read_text().partition("\n")[0] if path.is_file() else ""
+
+
 def _modules(plan: Plan) -> tuple[str, ...]:
     """The linear layers that some trial may put adapters on."""
     assert plan.architecture is not None
@@ -97,5 +113,10 @@ def _available_memory() -> int | None:
         return None
     for line in path.read_text().splitlines():
         if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
+            available = int(line.split()[1]) * 1024
+            limit = _first_line(CGROUP / "memory.max")
+            used = _first_line(CGROUP / "memory.current")
+            if limit.isdigit() and used.isdigit():
+                available = min(available, int(limit) - int(used))
+            return available
     return None

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.progress import Progress
 
 from controller.controller import Controller, StudyHalted
 from controller.events import Enqueued
@@ -33,11 +34,12 @@ from thresher.manifest import check_manifest, describe_study, model_fingerprint,
 from thresher.progress import StudyProgress
 from thresher.record import StudyRecord
 from thresher.report import final_report
-from thresher.resources import check_disk, check_memory
+from thresher.resources import available_cores, check_disk, check_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+LOCK_PATIENCE_SECONDS = 5.0  # a study that was just interrupted may still be saving
 WORKER_COMMAND = (sys.executable, "-m", "llm_tuning.worker")
 
 
@@ -99,7 +101,7 @@ def run_study(config: StudyConfig, world: World, console: Console) -> Outcome:
     """
     world.require_groups(config.resources.gpus_per_trial)
     world.worker_environment(config.resources.gpus_per_trial, world.address, 0)  # refuses too few devices
-    with Store.open(config.output.directory) as store:
+    with Store.open(config.output.directory, patience_seconds=LOCK_PATIENCE_SECONDS) as store:
         prepared = prepare(config, store, world, console)
         plan = prepared.plan
         events = (event for _, _, event in store.events())
@@ -132,7 +134,7 @@ def prepare(config: StudyConfig, store: Store, world: World, console: Console) -
             got = "a directory" if path.is_dir() else f"nothing there (now in {Path.cwd()})"
             raise ConfigError(f"data.{split}: expected a JSONL file at {path}, got {got}; check the path")
     say(console, f"base model: {config.model.name}")
-    model = resolve_base_model(config.model.name)
+    model = resolve_base_model(config.model.name, revision=config.model.revision)
     description = model_config(model)
     plan = build_plan(config, description)
     surroundings = {
@@ -145,17 +147,19 @@ def prepare(config: StudyConfig, store: Store, world: World, console: Console) -
     if plan.architecture is not None:
         notes += check_disk(config, plan, largest_rank(plan))
     tokenizer = load_tokenizer(model, trust_remote_code=config.model.trust_remote_code)
-    data = prepare_splits(
-        config.data.paths,
-        tokenizer,
-        directory / "data",
-        max_length=config.data.max_length,
-        too_long=config.data.too_long,
-        system=config.data.system,
-        limits={str(split): rows for split, rows in config.data.limits.items()},
-        seed=config.search.seed,
-        context_length=context_length(description),
-    )
+    with _tokenising(console) as on_progress:
+        data = prepare_splits(
+            config.data.paths,
+            tokenizer,
+            directory / "data",
+            max_length=config.data.max_length,
+            too_long=config.data.too_long,
+            system=config.data.system,
+            limits={str(split): rows for split, rows in config.data.limits.items()},
+            seed=config.search.seed,
+            context_length=context_length(description),
+            on_progress=on_progress,
+        )
     _keep_tokenizer(tokenizer, directory / "tokenizer")
     # Last: what was refused up to here may be mended, and is no study yet.
     settle_manifest(store, manifest, data.fingerprint)
@@ -167,6 +171,14 @@ def prepare(config: StudyConfig, store: Store, world: World, console: Console) -
     for note in notes:
         say(console, f"note: {note}")
     return Prepared(plan, worker_task(config, plan, model), data, tuple(notes))
+
+
+@contextmanager
+def _tokenising(console: Console) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar, on a terminal, for what takes long with a large data set."""
+    with Progress(console=console, transient=True, disable=not console.is_interactive) as progress:
+        bar = progress.add_task("tokenising", total=None)
+        yield lambda done, total: progress.update(bar, completed=done, total=total)
 
 
 def _keep_tokenizer(tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
@@ -187,8 +199,7 @@ def _keep_tokenizer(tokenizer: PreTrainedTokenizerBase, directory: Path) -> None
 
 def worker_threads(config: StudyConfig, world: World) -> int:
     """CPU threads of each worker: as configured, else all of the machine divided by its workers."""
-    available = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    return config.resources.threads_per_worker or max(1, available // world.local_size)
+    return config.resources.threads_per_worker or max(1, available_cores() // world.local_size)
 
 
 def _search(

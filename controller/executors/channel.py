@@ -39,8 +39,7 @@ class Channel:
             with self._sending:
                 self._socket.sendall(line)
         except OSError:
-            self.closed = True
-            return False
+            return False  # what the other end said before is still to be received
         return True
 
     def receive(self) -> list[dict[str, Any]]:
@@ -59,6 +58,14 @@ class Channel:
         *lines, rest = self._buffer.split(b"\n")
         self._buffer = bytearray(rest)
         return [json.loads(line) for line in lines]
+
+    def drain(self, seconds: float) -> list[dict[str, Any]]:
+        """What the other end still said before it went; gives up after `seconds` of silence."""
+        self._socket.settimeout(seconds)
+        received = []
+        while not self.closed:
+            received += self.receive()
+        return received
 
     def close(self) -> None:
         """Close the socket."""

@@ -155,22 +155,26 @@ class LaunchedExecutor:
 
     def _greet(self, connection: socket.socket) -> None:
         channel = Channel(connection)
-        received = channel.receive()
-        if not received or "hello" not in received[0]:
+        try:
+            first = channel.receive()[0]
+            hello, port = first["hello"], int(first["port"])
+            rank, address = int(hello["rank"]), str(hello["address"])
+        except (ValueError, LookupError, TypeError):
+            channel.close()  # a stranger, not a supervisor
+            return
+        if rank in self._channels or not 0 <= rank < self._world.size:
             channel.close()
             return
         connection.settimeout(None)
-        hello = received[0]["hello"]
-        if hello["group_size"] != self._group_size:
+        if hello.get("group_size") != self._group_size:
             channel.close()
             raise WorldError(
                 f"expected the same `resources.gpus_per_trial` ({self._group_size}) on every rank, "
-                f"got {hello['group_size']} on rank {hello['rank']}; launch all with the same config"
+                f"got {hello.get('group_size')} on rank {rank}; launch all with the same config"
             )
-        rank = int(hello["rank"])
         self._channels[rank] = channel
-        self._addresses[rank] = str(hello["address"])
-        self._ports[rank] = int(received[0]["port"])
+        self._addresses[rank] = address
+        self._ports[rank] = port
 
     def _broadcast(self, message: dict[str, Any], ranks: Sequence[int] | range | None = None) -> None:
         for rank in list(self._channels) if ranks is None else ranks:
@@ -256,23 +260,23 @@ class LaunchedExecutor:
     def _worker_left(self, rank: int, group: WorkerGroup, exited: dict[str, Any]) -> None:
         if self._stopping:
             return
-        if group.ready or not group.jobs:
+        reason = f"worker {rank} {describe_exit(exited['code'])}; the end of its log:\n{exited['tail']}"
+        if group.jobs and not group.ready:
+            self._start_failed(group, reason)
+        else:
             self._retire(group)
-            reason = f"worker {rank} {describe_exit(exited['code'])}"
-            self._fail_jobs(group, FailureKind.CRASH, f"{reason}; the end of its log:\n{exited['tail']}")
-            return
+            self._fail_jobs(group, FailureKind.CRASH, reason)
+
+    def _start_failed(self, group: WorkerGroup, reason: str) -> None:
+        """Workers that went before they had loaded anything are no result about a configuration: start others."""
         self._retire(group)
         group.failed_starts += 1
-        if group.failed_starts >= MAX_FAILED_STARTS:
-            self._messages.append(
-                Halt(
-                    f"expected worker {rank} to load the model, but it {describe_exit(exited['code'])} "
-                    f"{group.failed_starts} times; the end of its log:\n{exited['tail']}"
-                )
-            )
+        if group.failed_starts < MAX_FAILED_STARTS:
+            self._queue.extendleft(group.jobs.values())
+            group.jobs.clear()
             return
-        self._queue.extendleft(group.jobs.values())
-        group.jobs.clear()
+        text = f"expected worker {group.ranks.start} to load the model, got {group.failed_starts} failed starts"
+        self._messages.append(Halt(f"{text}, in the last of which {reason}"))
 
     def _retire(self, group: WorkerGroup) -> None:
         """Kill what is left of a group's workers; the next job starts new ones."""
@@ -290,9 +294,13 @@ class LaunchedExecutor:
     def _kill_hung(self) -> None:
         now = time.monotonic()
         for group in self.groups:
-            if group.jobs and now - group.last_word > self._hang_seconds:
+            if not group.jobs or now - group.last_word <= self._hang_seconds:
+                continue
+            reason = f"worker {group.ranks.start} said nothing for {self._hang_seconds:.0f} seconds and was killed"
+            if not group.ready:
+                self._start_failed(group, f"{reason} (resources.hang_minutes must be longer than loading takes)")
+            else:
                 self._retire(group)
-                reason = f"worker {group.ranks.start} said nothing for {self._hang_seconds:.0f} seconds and was killed"
                 self._fail_jobs(group, FailureKind.TIMEOUT, reason)
 
     def _lose(self, rank: int, group: WorkerGroup) -> None:

@@ -89,6 +89,10 @@ class World:
         return env
 
 
+# What the launcher was configured with (mixed precision, FSDP, DeepSpeed) is not for the workers: the study's config
+# says how they train.
+LAUNCHER_PREFIXES = ("TORCHELASTIC_", "ACCELERATE_", "FSDP_", "DEEPSPEED_")
+KEPT_VARIABLES = ("ACCELERATE_USE_CPU",)
 LAUNCHER_VARIABLES = (
     "RANK",
     "LOCAL_RANK",
@@ -109,7 +113,7 @@ def without_launcher(environment: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in environment.items()
-        if name not in LAUNCHER_VARIABLES and not name.startswith("TORCHELASTIC_")
+        if name not in LAUNCHER_VARIABLES and (name in KEPT_VARIABLES or not name.startswith(LAUNCHER_PREFIXES))
     }
 
 

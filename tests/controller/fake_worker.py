@@ -23,6 +23,7 @@ def main() -> None:
     if task.get("fail_start") or (directory / "fail-once").exists():
         (directory / "fail-once").unlink(missing_ok=True)
         sys.exit("no such model")
+    time.sleep(task.get("load_seconds", 0))
     link.ready()
     while (job := link.get()) is not None:
         marker = directory / f"job-{job.job_id}-{os.environ.get('RANK', '0')}"

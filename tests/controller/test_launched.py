@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -129,6 +130,25 @@ def test_hung_worker_is_killed(launch: Launch) -> None:
     assert failure.kind is FailureKind.TIMEOUT
     executor.submit(job(2))
     assert reports(wait_for(executor, Report))[0].job_id == 2
+
+
+def test_silence_while_loading_is_a_failed_start(launch: Launch, tmp_path: Path) -> None:
+    executor = launch(hang_seconds=0.5, load_seconds=60)
+    executor.submit(job(0))
+    messages = wait_for(executor, Halt)
+    assert not [message for message in messages if isinstance(message, Failure)]
+    assert len(starts(tmp_path)) == 3
+
+
+def test_a_stranger_on_the_control_port_is_turned_away(tmp_path: Path) -> None:
+    executor = LaunchedExecutor(World(), group_size=1, task={}, log_directory=tmp_path, threads=1)
+    for words in (b"GET / HTTP/1.0\r\n\r\n", b"[]\n", b'{"hello": {"rank": 7, "address": "x"}, "port": 1}\n'):
+        with socket.create_connection(("127.0.0.1", executor.port)) as stranger:
+            stranger.sendall(words)
+    threading.Thread(target=supervise, args=(World(), 1, COMMAND, executor.port), daemon=True).start()
+    executor.wait_for_supervisors()
+    assert executor.has_room()
+    executor.stop()
 
 
 def test_out_of_memory_leaves_the_worker_warm(launch: Launch, tmp_path: Path) -> None:

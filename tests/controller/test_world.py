@@ -71,4 +71,5 @@ def test_hidden_devices_stay_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_without_launcher_drops_what_it_set() -> None:
     environment = {"RANK": "1", "TORCHELASTIC_RUN_ID": "x", "PATH": "/bin", "ACCELERATE_USE_CPU": "true"}
+    environment |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "ACCELERATE_MIXED_PRECISION": "bf16"}
     assert without_launcher(environment) == {"PATH": "/bin", "ACCELERATE_USE_CPU": "true"}

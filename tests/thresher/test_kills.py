@@ -132,7 +132,7 @@ class Watch:
         self.steps_back: list[str] = []
         self.last_kill = ""
         self._furthest: dict[str, int] = defaultdict(int)
-        self._seen: set[Path] = set()
+        self._seen: set[tuple[Path, int]] = set()
         self.over = threading.Event()
 
     def note(self, target: str) -> None:
@@ -141,11 +141,15 @@ class Watch:
     def look(self) -> None:
         for path in sorted(self.directory.glob("trial-*/[pr]*-*")):
             match = re.fullmatch(r"(partial|rung)-(\d+)", path.name)
-            if match is None or path in self._seen:
+            try:
+                key = (path, path.stat().st_ino)
+            except FileNotFoundError:
                 continue
-            self._seen.add(path)
+            if match is None or key in self._seen:
+                continue
+            self._seen.add(key)
             trial, number = path.parent.name, int(match[2])
-            if number < self._furthest[trial]:
+            if number <= self._furthest[trial]:
                 self.steps_back.append(f"{trial} {path.name} after {self._furthest[trial]} ({self.last_kill} killed)")
             self._furthest[trial] = max(self._furthest[trial], number)
 

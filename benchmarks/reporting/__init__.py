@@ -2,8 +2,8 @@
 
 A benchmark is a script with a `main` that makes flat rows and hands them to `write`:
 
-    args = report.parser(__doc__).parse_args()
-    report.write([{"system": "thresher", "seconds": 0.4}], args)
+    args = reporting.parser(__doc__).parse_args()
+    reporting.write([{"system": "thresher", "seconds": 0.4}], args)
 """
 
 from __future__ import annotations
