@@ -102,7 +102,7 @@ class AtOnce:
         return ()
 
 
-def thresher_rows(repetitions: int, seed: int) -> list[report.Row]:
+def thresher_rows(repetitions: int, seed: int) -> list[reporting.Row]:
     """Whole studies with every sampler, of both sizes in turn, so that other load on the machine hits both."""
     studies = [(sampler, trials) for sampler in SAMPLERS for trials in (SMALL, LARGE)]
     runs: dict[tuple[str, int], list[list[float]]] = {study: [] for study in studies}
@@ -125,7 +125,7 @@ def _run_thresher(sampler: Sampler, trials: int, seed: int) -> list[float]:
     return executor.moments
 
 
-def optuna_rows(repetitions: int, seed: int, *, quick: bool) -> list[report.Row]:
+def optuna_rows(repetitions: int, seed: int, *, quick: bool) -> list[reporting.Row]:
     """Random search with successive halving in memory and in SQLite. `quick` leaves out SQLite at 10,000 trials."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     whole = []
@@ -157,7 +157,7 @@ def _filled_row(
     repetitions: int,
     jobs: int,
     seed: int,
-) -> report.Row:
+) -> reporting.Row:
     study = _optuna_study(storage, seed)
     filled = trials - jobs // 2
     if storage is not None:
@@ -239,7 +239,7 @@ def _rate(moments: Sequence[float]) -> float:
     return (len(moments) - 1) / (moments[-1] - moments[0])
 
 
-def _whole_row(system: str, sampler: str, store: str, trials: int, runs: Sequence[Sequence[float]]) -> report.Row:
+def _whole_row(system: str, sampler: str, store: str, trials: int, runs: Sequence[Sequence[float]]) -> reporting.Row:
     """The row of studies that were run from the beginning, given the moments at which their jobs were over."""
     measured = f"last {LAST_JOBS} of {len(runs[0]) - 1} jobs"
     whole = round(statistics.median(_rate(moments) for moments in runs), 1)
@@ -247,7 +247,7 @@ def _whole_row(system: str, sampler: str, store: str, trials: int, runs: Sequenc
     return {**row, "jobs_per_second_whole": whole}
 
 
-def _row(system: str, sampler: str, store: str, trials: int, rates: Sequence[float], measured: str) -> report.Row:
+def _row(system: str, sampler: str, store: str, trials: int, rates: Sequence[float], measured: str) -> reporting.Row:
     return {
         "system": system,
         "sampler": sampler,

@@ -50,3 +50,14 @@ def test_the_reference_names_every_key_with_its_default() -> None:
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "configs").glob("*.yaml")), ids=lambda path: path.name)
+def test_pages_named_in_examples_exist(path: Path) -> None:
+    for page in re.findall(r"docs/[\w./-]+\.md", path.read_text()):
+        assert (REPOSITORY / page).exists(), f"{path.name} names {page}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_figure_is_left_to_fill_in(page: Path) -> None:
+    assert not re.findall(r"\b(?:DEMO|WARM|OVERHEAD)_[A-Z]+\b", page.read_text())
