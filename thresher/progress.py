@@ -102,8 +102,6 @@ class StudyProgress:
         self._jobs: dict[int, _Running] = {}
         self._recent: deque[tuple[str, str, str]] = deque(maxlen=RECENT_EVENTS)
         self._statuses = {t.trial_id: t.status(history.horizon) for t in history.trials if t.repeat_of is None}
-        self._phase = ""
-        self._phase_said = ("", 0.0)
         self._rungs, self._best = _rungs_table(history, budgets, max_trials, budget_unit), _best_sentence(history)
 
     def __enter__(self) -> Self:
@@ -125,15 +123,6 @@ class StudyProgress:
     def notice(self, text: str) -> None:
         """Show a sentence."""
         self._say(one_line(text), "yellow")
-
-    def phase(self, text: str, done: int | None = None, total: int | None = None) -> None:
-        """Show what is being done outside of jobs ("tokenising"), with a count if there is one."""
-        counted = f"{text} {done}" if done is not None else text
-        self._phase = f"{counted}/{total}" if total is not None else counted
-        is_news = text != self._phase_said[0] or (done is not None and done == total)
-        if self._live is None and (is_news or self._clock() - self._phase_said[1] >= PLAIN_INTERVAL):
-            self._phase_said = (text, self._clock())
-            self._say(self._phase)
 
     def on_progress(self, message: Progress) -> None:
         """Take in a sign of life of a job."""
@@ -173,7 +162,6 @@ class StudyProgress:
             case AttemptStarted(job_id, attempt):
                 job = self._history.jobs[job_id]
                 self._jobs[job_id] = _Running(job, attempt, self._clock(), job.from_budget)
-                self._phase = ""
             case Reported(Report(job_id=job_id)) | Failed(Failure(job_id=job_id)):
                 job = self._history.jobs[job_id]
                 self._jobs.pop(job_id, None)
@@ -205,7 +193,7 @@ class StudyProgress:
             header.add_column(ratio=1)
             header.add_column(justify="right", no_wrap=True)
             elapsed = Text(format_duration(self._clock() - self._began), style="dim")
-            header.add_row(Text(self._phase or _stage(self._history, jobs), style="bold cyan"), elapsed)
+            header.add_row(Text(_stage(self._history, jobs), style="bold cyan"), elapsed)
             header.add_row(Text(f"{len(self._statuses)}/{self._max_trials} trials started{states}"), "")
             header.add_row(Text(self._best, style="bold green"), "")
             parts: list[RenderableType] = [header, Text(), self._rungs]

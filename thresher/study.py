@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,10 +51,12 @@ class Outcome:
     Attributes:
         finished: False if it was asked to stop: the same command goes on.
         was_finished: there was nothing left to do from the start.
+        wall_seconds: how long the search and its finalists took, if that was one run from start to end.
     """
 
     finished: bool
     was_finished: bool
+    wall_seconds: float | None
     plan: Plan
     history: History
     notes: tuple[str, ...]
@@ -120,10 +123,11 @@ def run_study(config: StudyConfig, world: World, console: Console) -> Outcome:
             threads=worker_threads(config, world),
             hang_seconds=config.resources.hang_minutes * 60,
         )
-        jobs, open_jobs = len(history.jobs), len(history.running)
+        jobs, open_jobs, started = len(history.jobs), len(history.running), time.monotonic()
         finished = _search(config, world, console, prepared, store, history, executor)
         was_finished = finished and not open_jobs and len(history.jobs) == jobs
-        return Outcome(finished, was_finished, plan, history, prepared.notes)
+        wall_seconds = time.monotonic() - started if jobs == 0 else None
+        return Outcome(finished, was_finished, wall_seconds, plan, history, prepared.notes)
 
 
 def prepare(config: StudyConfig, store: Store, world: World, console: Console) -> Prepared:
@@ -274,6 +278,7 @@ def finish_study(config: StudyConfig, outcome: Outcome, console: Console) -> Non
         outcome.history,
         compare(outcome.history, outcome.plan.finalists),
         names=outcome.plan.space.names,
+        wall_seconds=outcome.wall_seconds,
         notes=outcome.notes,
         prompts=_test_samples(config, data),
     )

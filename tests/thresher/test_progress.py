@@ -222,21 +222,10 @@ def test_a_study_that_goes_on_says_so(out: StringIO) -> None:
     ]
 
 
-def test_phases_and_notices(plain: Study, out: StringIO) -> None:
-    for done in range(0, 3001, 100):
-        plain.progress.phase("tokenising", done, 3000)
-        plain.now += 2
-    plain.progress.phase("exporting")
-    plain.progress.phase("exporting")
+def test_notices_take_one_line(plain: Study, out: StringIO) -> None:
     plain.progress.notice("stopping:\nsaving what is running")
 
-    assert lines(out) == [
-        "tokenising 0/3000",
-        "tokenising 1500/3000",
-        "tokenising 3000/3000",
-        "exporting",
-        "stopping: … saving what is running",
-    ]
+    assert lines(out) == ["stopping: … saving what is running"]
 
 
 def test_a_character_that_the_terminal_lacks_does_not_end_the_study() -> None:
@@ -298,8 +287,6 @@ def test_the_live_view_fits_the_terminal(out: StringIO, width: int, height: int)
 def test_the_live_view_names_the_stage(out: StringIO) -> None:
     study = live(out)
     with study.progress:
-        study.progress.phase("tokenising", 120, 3000)
-        assert drawn(study).startswith("tokenising 120/3000")
         study.report(study.start(), 2.5)
         assert drawn(study).startswith("search")
         study.report(study.job(0, 100, 900), 2.1)
