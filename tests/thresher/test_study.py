@@ -230,6 +230,24 @@ class TestSeveralProcesses:
             expected = alone[report["job_id"]]["metrics"]
             assert report["metrics"] == pytest.approx(expected, rel=0.05), "only dropout is drawn differently"
 
+    @pytest.mark.slow
+    @pytest.mark.parametrize("ranks_per_trial", [1, 2])
+    def test_two_machines(self, make_study: Callable[..., StudyPlace], port: int, ranks_per_trial: int) -> None:
+        """Two launches that know each other by address and port only, as on two machines with a shared directory."""
+        place = make_study(resources={"gpus_per_trial": ranks_per_trial})
+        launcher = Path(sys.executable).with_name("accelerate")
+        machines = []
+        for machine in range(2):
+            options = ["--multi_gpu", "--num_machines", "2", "--machine_rank", str(machine), "--num_processes", "2"]
+            options += ["--main_process_ip", "127.0.0.1", "--main_process_port", str(port), "--rdzv_backend", "static"]
+            machines.append(start_command(launcher, "launch", *options, "-m", "thresher", "run", place.config))
+        first, second = (finish(process) for process in machines)
+        assert (first.code, second.code) == (0, 0), (first, second)
+        kinds = Counter(kind for kind, _ in place.journal())
+        assert kinds["JobCreated"] == kinds["Reported"]
+        assert (place.directory / "logs" / "worker-1.log").exists()
+        assert "adapter: " in first.output
+
     def test_a_number_of_processes_that_does_not_divide(self, make_study: Callable[..., StudyPlace]) -> None:
         place = make_study(resources={"gpus_per_trial": 2})
         ran = run_here("run", place.config)
