@@ -133,7 +133,7 @@ def final_report(
 
     Args:
         names: the parameters that were searched.
-        wall_seconds: how long the study ran, if that is known.
+        wall_seconds: from the start of the study to its end, pauses included, if that is known.
         notes: what else the reader should know; the journal's own notes are added.
         prompts: (prompt, reference answer) of the first test examples, in the order of `Report.generations`.
         limit: how many trials of the leaderboard are shown.
@@ -328,7 +328,7 @@ def _consumed(trial: Trial) -> int:
 def _effort_sentences(effort: Mapping[str, Any], budget_unit: str) -> tuple[str, ...]:
     spent, full = effort["search_budget"], effort["search_budget_without_early_stopping"]
     failed = ", ".join(f"{count} {kind}" for kind, count in effort["failures"].items()) or "none"
-    clock = "" if effort["wall_seconds"] is None else f"{format_duration(effort['wall_seconds'])} by the clock, "
+    clock = "" if effort["wall_seconds"] is None else f"{format_duration(effort['wall_seconds'])} from first to last, "
     return (
         f"{_counted(effort['trials'], 'trial')} and {_counted(effort['repeats'], 'repeat')} of finalists, in "
         f"{_counted(effort['jobs'], 'job')}; failed: {failed}; tried again: {effort['retried']}.",

@@ -8,7 +8,6 @@ import shutil
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,12 +50,12 @@ class Outcome:
     Attributes:
         finished: False if it was asked to stop: the same command goes on.
         was_finished: there was nothing left to do from the start.
-        wall_seconds: how long the search and its finalists took, if that was one run from start to end.
+        wall_seconds: from the first entry of the journal to the last, pauses of the study included.
     """
 
     finished: bool
     was_finished: bool
-    wall_seconds: float | None
+    wall_seconds: float
     plan: Plan
     history: History
     notes: tuple[str, ...]
@@ -123,10 +122,11 @@ def run_study(config: StudyConfig, world: World, console: Console) -> Outcome:
             threads=worker_threads(config, world),
             hang_seconds=config.resources.hang_minutes * 60,
         )
-        jobs, open_jobs, started = len(history.jobs), len(history.running), time.monotonic()
+        jobs, open_jobs = len(history.jobs), len(history.running)
         finished = _search(config, world, console, prepared, store, history, executor)
         was_finished = finished and not open_jobs and len(history.jobs) == jobs
-        wall_seconds = time.monotonic() - started if jobs == 0 else None
+        times = [moment for _, moment, _ in store.events()]
+        wall_seconds = times[-1] - times[0]
         return Outcome(finished, was_finished, wall_seconds, plan, history, prepared.notes)
 
 

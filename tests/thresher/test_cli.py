@@ -117,7 +117,7 @@ class TestRun:
 
     def outcome(self, finished: bool) -> study.Outcome:
         nothing: Any = None
-        return study.Outcome(finished, False, nothing, nothing, ())
+        return study.Outcome(finished, False, 1.0, nothing, nothing, ())
 
     def test_wrong_input(self, monkeypatch: pytest.MonkeyPatch, config: Path) -> None:
         result = self.run(monkeypatch, config, ValueError("expected this, got that; do so"))

@@ -286,7 +286,7 @@ def test_the_effort_counts_what_was_trained() -> None:
         f"- The search trained on {searched:,} examples, {searched / 8100:.0%} of the 8,100 of 9 full trainings;"
         in text
     )
-    assert "- It took 12m34s by the clock, " in text
+    assert "- It took 12m34s from first to last, " in text
 
 
 def test_inherited_training_is_counted_once() -> None:
