@@ -101,7 +101,7 @@ def to_json(event: Event) -> tuple[str, str]:
         case TrialCreated():
             payload = {"trial_id": event.trial_id, "params": dict(event.params), "seed": event.seed}
             if event.source is not None:
-                payload["source"] = _source_to_json(event.source)
+                payload["source"] = source_to_json(event.source)
             if event.labels:
                 payload["labels"] = dict(event.labels)
             if event.repeat_of is not None:
@@ -116,7 +116,7 @@ def to_json(event: Event) -> tuple[str, str]:
                 "to_budget": event.to_budget,
             }
             if event.source is not None:
-                payload["source"] = _source_to_json(event.source)
+                payload["source"] = source_to_json(event.source)
             if event.split != "validation":
                 payload["split"] = event.split
         case AttemptStarted(job_id, attempt):
@@ -139,7 +139,7 @@ def from_json(kind: str, payload: str) -> Event:
         data = dict(json.loads(payload))
         match kind:
             case "TrialCreated" | "JobCreated":
-                source = _source_from_json(data.pop("source", None))
+                source = source_from_json(data.pop("source", None))
                 return (TrialCreated if kind == "TrialCreated" else JobCreated)(source=source, **data)
             case "AttemptFailed":
                 return AttemptFailed(failure_from_json(data))
@@ -201,11 +201,13 @@ def failure_from_json(data: Mapping[str, Any]) -> Failure:
     return Failure(kind=FailureKind(rest.pop("kind")), **rest)
 
 
-def _source_to_json(source: Source) -> list[Any]:
+def source_to_json(source: Source) -> list[Any]:
+    """Where a job starts from, as plain data."""
     return [type(source).__name__, source.trial_id, source.budget]
 
 
-def _source_from_json(data: list[Any] | None) -> Source | None:
+def source_from_json(data: list[Any] | None) -> Source | None:
+    """What `source_to_json` gave; None stays None."""
     if data is None:
         return None
     kind, trial_id, budget = data

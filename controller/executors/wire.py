@@ -6,27 +6,29 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from controller.events import failure_from_json, failure_to_json, report_from_json, report_to_json
-from controller.trial import Continue, Declined, Failure, Halt, Inherit, Job, Message, Notice, Progress, Report
-
-_SOURCES = {"Continue": Continue, "Inherit": Inherit}
+from controller.events import (
+    failure_from_json,
+    failure_to_json,
+    report_from_json,
+    report_to_json,
+    source_from_json,
+    source_to_json,
+)
+from controller.trial import Declined, Failure, Halt, Job, Message, Notice, Progress, Report
 
 
 def job_to_json(job: Job) -> dict[str, Any]:
     """A job as plain data."""
     data = asdict(job)
     data["params"] = dict(job.params)
-    data["source"] = None if job.source is None else {"kind": type(job.source).__name__, **asdict(job.source)}
+    data["source"] = None if job.source is None else source_to_json(job.source)
     return data
 
 
 def job_from_json(data: Mapping[str, Any]) -> Job:
     """The job that `job_to_json` gave."""
     rest = dict(data)
-    source = rest.pop("source")
-    if source is not None:
-        source = _SOURCES[source["kind"]](source["trial_id"], source["budget"])
-    return Job(source=source, **rest)
+    return Job(source=source_from_json(rest.pop("source")), **rest)
 
 
 def message_to_json(message: Message) -> dict[str, Any]:
