@@ -10,22 +10,33 @@ from __future__ import annotations
 import itertools
 import math
 import re
+import reprlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, final
+from typing import Final, TypeGuard, final
 
 import numpy as np
+import numpy.typing as npt
 
 ParamValue = bool | int | float | str
+
+Params = Mapping[str, ParamValue]
+"""One assignment: a value for every parameter that exists in it, by dotted name."""
 
 MUTATION_STEP: Final = 0.2
 """Standard deviation of a mutation of a Float or Int, as a fraction of the range on its scale."""
 
 _LARGEST_INT: Final = 2**40  # beyond it, neighbouring integers become hard to tell apart in the unit interval
+_LARGEST_CHOICE: Final = 2**63  # what JSON readers and databases still hold as an integer
 _SCIENTIFIC: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")
 
 
 class DomainError(ValueError):
     """A domain that makes no sense, or a value that is not in its domain."""
+
+
+class SpaceError(ValueError):
+    """A space that cannot be built, or parameters that do not lie in it."""
 
 
 @final
@@ -97,6 +108,23 @@ class Float:
         else:
             value = self.low * (1.0 - unit) + self.high * unit
         return min(max(value, self.low), self.high)  # rounding may step over a bound
+
+    def encode_many(self, values: Sequence[ParamValue]) -> npt.NDArray[np.float64]:
+        """`encode` of n values, bit by bit the same, shape [n]."""
+        places = _numbers(self, values)
+        low, high = self.low, self.high
+        if self.log:
+            low, high, places = math.log(low), math.log(high), _each(math.log, places)
+        return (places - low) / (high - low) if low < high else np.full(len(places), 0.5)
+
+    def decode_many(self, units: npt.ArrayLike) -> list[float]:
+        """`decode` of n places, bit by bit the same."""
+        units = _checked_units(units)
+        if self.log:
+            values = _each(math.exp, math.log(self.low) * (1.0 - units) + math.log(self.high) * units)
+        else:
+            values = self.low * (1.0 - units) + self.high * units
+        return np.clip(values, self.low, self.high).tolist()  # type: ignore[no-any-return]
 
 
 @final
@@ -179,6 +207,24 @@ class Int:
             value = self.low + math.floor(unit * (self.high - self.low + 1))
         return min(max(value, self.low), self.high)
 
+    def encode_many(self, values: Sequence[ParamValue]) -> npt.NDArray[np.float64]:
+        """`encode` of n values, bit by bit the same, shape [n]."""
+        places = _numbers(self, values)
+        if self.log:
+            low, high = math.log(self.low - 0.5), math.log(self.high + 0.5)
+            return (_each(math.log, places) - low) / (high - low)
+        return (places - self.low + 0.5) / (self.high - self.low + 1)
+
+    def decode_many(self, units: npt.ArrayLike) -> list[int]:
+        """`decode` of n places, bit by bit the same."""
+        units = _checked_units(units)
+        if self.log:
+            low, high = math.log(self.low - 0.5), math.log(self.high + 0.5)
+            values = np.floor(_each(math.exp, low + units * (high - low)) + 0.5).astype(np.int64)
+        else:
+            values = self.low + np.floor(units * (self.high - self.low + 1)).astype(np.int64)
+        return np.clip(values, self.low, self.high).tolist()  # type: ignore[no-any-return]
+
 
 @final
 @dataclass(frozen=True, slots=True, eq=False)
@@ -197,7 +243,7 @@ class Choice:
 
     def __post_init__(self) -> None:
         if not isinstance(self.values, tuple | list):
-            raise DomainError(f"expected a list of values, got {self.values!r}; write the values as a list")
+            raise DomainError(f"expected a list of values, got {shown(self.values)}; write the values as a list")
         values = tuple(_choice_value(value) for value in self.values)
         if {type(value) for value in values} == {int, float}:
             values = tuple(float(value) for value in values)
@@ -277,6 +323,15 @@ class Choice:
         """
         return self.values[min(int(_checked_unit(unit) * len(self.values)), len(self.values) - 1)]
 
+    def encode_many(self, values: Sequence[ParamValue]) -> npt.NDArray[np.float64]:
+        """`encode` of n values, bit by bit the same, shape [n]."""
+        return np.array([self.encode(value) for value in values], dtype=np.float64)
+
+    def decode_many(self, units: npt.ArrayLike) -> list[ParamValue]:
+        """`decode` of n places, bit by bit the same."""
+        cells = (_checked_units(units) * len(self.values)).astype(np.int64)
+        return [self.values[cell] for cell in np.minimum(cells, len(self.values) - 1).tolist()]
+
     def _index(self, value: object) -> int | None:
         for index, candidate in enumerate(self.values):
             if type(candidate) is type(value) and candidate == value:
@@ -285,6 +340,25 @@ class Choice:
 
 
 Domain = Float | Int | Choice
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Whether a value is an int or float, which a bool is not."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def same(first: object, second: object) -> bool:
+    """Whether two values are equal and of one type: `True`, `1` and `1.0` are three values."""
+    return type(first) is type(second) and first == second
+
+
+def shown(value: object) -> str:
+    """A value as a message shows it: shortened, and never an error itself (an int may be too long to print)."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):
+        return f"<{type(value).__name__}>"
+    return text if len(text) <= 120 else reprlib.repr(value)
 
 
 def is_scientific(text: str) -> bool:
@@ -304,8 +378,31 @@ def _checked_unit(unit: float) -> float:
     return float(unit)
 
 
+def _checked_units(units: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    array = np.asarray(units, dtype=np.float64)
+    if array.ndim != 1:
+        raise DomainError(f"expected a list of places, got shape {array.shape}; give one place a value")
+    outside = array[~((array >= 0.0) & (array <= 1.0))]
+    if outside.size:
+        _checked_unit(outside[0].item())
+    return array
+
+
+def _numbers(domain: Float | Int, values: Sequence[ParamValue]) -> npt.NDArray[np.float64]:
+    """The values as an array. Raises DomainError if one is not in the domain."""
+    for value in values:
+        if not domain.contains(value):
+            raise _not_in(domain, value)
+    return np.array(values, dtype=np.float64)
+
+
+def _each(function: Callable[[float], float], values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """A function of `math` on every value: numpy's own logarithm may differ from it in the last bit."""
+    return np.array([*map(function, values.tolist())], dtype=np.float64)
+
+
 def _not_in(domain: Domain, value: object) -> DomainError:
-    return DomainError(f"expected {domain}, got {value!r} ({type(value).__name__}); choose a value of the domain")
+    return DomainError(f"expected {domain}, got {shown(value)} ({type(value).__name__}); choose a value of the domain")
 
 
 def _finite(name: str, value: object) -> float:
@@ -316,13 +413,13 @@ def _finite(name: str, value: object) -> float:
             number = math.inf
         if math.isfinite(number):
             return number
-    raise DomainError(f"expected a finite number for {name}, got {value!r}; write a number such as 0.001")
+    raise DomainError(f"expected a finite number for {name}, got {shown(value)}; write a number such as 0.001")
 
 
 def _integer(name: str, value: object) -> int:
     if isinstance(value, int | np.integer) and not isinstance(value, bool) and abs(int(value)) <= _LARGEST_INT:
         return int(value)
-    raise DomainError(f"expected an integer of at most 2**40 for {name}, got {value!r}; write one such as 8")
+    raise DomainError(f"expected an integer of at most 2**40 for {name}, got {shown(value)}; write one such as 8")
 
 
 def _check_order(low: float, high: float) -> None:
@@ -332,7 +429,7 @@ def _check_order(low: float, high: float) -> None:
 
 def _check_log(log: object, low: float, expected: str, fits: bool) -> None:
     if not isinstance(log, bool):
-        raise DomainError(f"expected True or False for log, got {log!r}; write log=True for a logarithmic scale")
+        raise DomainError(f"expected True or False for log, got {shown(log)}; write log=True for a logarithmic scale")
     if log and not fits:
         raise DomainError(f"expected {expected} on the log scale, got {low!r}; raise low or drop log")
 
@@ -342,6 +439,8 @@ def _choice_value(value: object) -> ParamValue:
         value = value.item()
     if type(value) is str and is_scientific(value):
         raise DomainError(f"expected a number or a word, got the string {value!r}; write it as the number {value}")
+    if type(value) is int and abs(value) > _LARGEST_CHOICE:
+        raise DomainError(f"expected integers of at most 2**63, got {shown(value)}; write it as a float or a word")
     if type(value) in (bool, int, str) or (type(value) is float and math.isfinite(value)):
         return value  # type: ignore[return-value]
-    raise DomainError(f"expected a bool, a finite number or a string, got {value!r}; replace this value")
+    raise DomainError(f"expected a bool, a finite number or a string, got {shown(value)}; replace this value")

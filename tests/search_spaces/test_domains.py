@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from search_spaces.domains import Choice, Domain, DomainError, Float, Int, ParamValue
+from search_spaces.domains import Choice, Domain, DomainError, Float, Int, ParamValue, is_number, same, shown
 
 SEEDS = st.integers(0, 2**32 - 1)
 UNITS = st.floats(0.0, 1.0)
@@ -246,3 +246,38 @@ def test_values_and_places_outside_are_refused(domain: Domain) -> None:
     for unit in (-0.1, 1.1, math.nan):
         with pytest.raises(DomainError, match="from 0 to 1"):
             domain.decode(unit)
+
+
+@given(DOMAINS, st.lists(UNITS, max_size=6))
+@example(Float(1e-300, 1e300, log=True), [0.0, 1.0, 0.1])
+@example(Int(1, 2**40, log=True), [0.0, 1.0, 0.999999])
+def test_many_at_once_are_the_same_bit_by_bit(domain: Domain, units: list[float]) -> None:
+    values = domain.decode_many(units)
+    assert values == [domain.decode(unit) for unit in units]
+    assert [type(value) for value in values] == [type(domain.decode(unit)) for unit in units]
+    places = domain.encode_many(values)
+    assert places.dtype == np.float64
+    assert places.tolist() == [domain.encode(value) for value in values]
+
+
+@pytest.mark.parametrize("domain", [Float(0, 1), Int(0, 1), Choice(("a", "b"))])
+def test_many_values_and_places_outside_are_refused(domain: Domain) -> None:
+    with pytest.raises(DomainError, match=r"got 5 \(int\)"):
+        domain.encode_many([domain.decode(0.5), 5])
+    for units in ([0.5, 1.1], [math.nan], [-0.1]):
+        with pytest.raises(DomainError, match="expected a place from 0 to 1"):
+            domain.decode_many(units)
+    with pytest.raises(DomainError, match=r"expected a list of places, got shape \(1, 1\)"):
+        domain.decode_many([[0.5]])
+
+
+def test_values_in_messages_are_short_and_never_an_error() -> None:
+    assert shown("a") == "'a'"
+    assert len(shown(list(range(10_000)))) < 200
+    assert shown(10**5000) == "<int>"
+    with pytest.raises(DomainError, match=r"at most 2\*\*63, got <int>"):
+        Choice((10**5000,))
+    assert is_number(1.5)
+    assert not is_number(True)
+    assert same(1, 1)
+    assert not same(1, True)

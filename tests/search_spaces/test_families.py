@@ -1,142 +1,110 @@
 from __future__ import annotations
 
-import math
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
-from search_spaces.domains import Choice, Float
-from search_spaces.families import Family, FamilyError, family_for, load_family
+from search_spaces.families import FamilyError, family_names, find_family, load_family
+from search_spaces.family import FamilyError as SameError
 
-SOURCE = Path(__file__).parents[2] / "search_spaces" / "families" / "llama.yaml"
-
-
-@pytest.fixture
-def llama() -> Family:
-    return load_family("llama")
+NINE = ("gemma3", "gpt2", "gpt_neox", "llama", "mistral", "phi3", "qwen2", "qwen3", "smollm2")
+DIRECTORY = Path(__file__).parents[2] / "search_spaces" / "families"
 
 
-def test_llama_says_what_the_literature_says(llama: Family) -> None:
-    assert llama.name == "llama"
-    assert llama.space.domains["optimizer.learning_rate"] == Float(2e-5, 3e-3, log=True)
-    assert llama.space.domains["lora.rank"] == Choice((4, 8, 16, 32, 64, 128))
-    assert set(llama.lora_targets["all-linear"]) == {*llama.lora_targets["attention"], *llama.lora_targets["mlp"]}
+def test_the_families() -> None:
+    assert family_names() == NINE
+    assert FamilyError is SameError
 
 
-def test_every_file_can_be_found_by_name_and_model_type(llama: Family) -> None:
-    for path in SOURCE.parent.glob("*.yaml"):
-        family = load_family(path.stem)
-        assert family.name == path.stem
-        assert family == load_family(path) == load_family(str(path))
-        assert all(family_for(model_type) == family for model_type in family.model_types)
-    assert family_for("llama") == llama
-    assert family_for("gpt2") is None
+@pytest.mark.parametrize("name", NINE)
+def test_every_file_can_be_found_by_name_path_and_configuration(name: str) -> None:
+    path = DIRECTORY / f"{name}.yaml"
+    family = load_family(name)
+    assert family.name == name
+    assert family.description
+    assert family == load_family(path) == load_family(str(path)) == find_family(name, {}) == find_family(path, {})
+    for model_type in family.model_types:
+        marks = family.recognised_by.get(model_type, {})
+        for config in ({"model_type": model_type, **marks}, {"text_config": {"model_type": model_type, **marks}}):
+            assert find_family(None, config) == family
 
 
-def test_defaults_are_complete_and_lie_in_the_space(llama: Family) -> None:
-    for hidden_size in (1, 64, 576, 2000, 4096, 10**9):
-        params = llama.default_params(hidden_size)
-        llama.space.validate({name: params[name] for name in llama.space.names})
-    assert llama.default_params(576) == {
-        "optimizer.learning_rate": 0.0013,
-        "optimizer.weight_decay": 0.0,
-        "optimizer.max_grad_norm": 1.0,
-        "optimizer.batch_size": 16,
-        "schedule.kind": "linear",
-        "schedule.warmup": 0.05,
-        "schedule.decay": 0.2,
-        "lora.rank": 32,
-        "lora.alpha": 32.0,
-        "lora.dropout": 0.0,
-        "lora.targets": "all-linear",
+@pytest.mark.parametrize("name", NINE)
+def test_every_source_is_given_and_every_learning_rate_is_sane(name: str) -> None:
+    family = load_family(name)
+    for width in (576, 2048, 8192):
+        rate = family.defaults_for({"hidden_size": width})["optimizer.learning_rate"]
+        assert isinstance(rate, float)
+        assert 1e-4 < rate < 2e-3
+        full = family.full.defaults_at(width)["optimizer.learning_rate"]
+        assert full == pytest.approx(rate / 10, rel=0.1)
+    measured = "Measured on" in family.lora.sources["optimizer.learning_rate"]
+    assert measured == (name in ("llama", "qwen2", "qwen3"))
+    assert measured or "Not measured" in family.lora.sources["optimizer.learning_rate"]
+
+
+def test_the_most_specific_family_is_taken() -> None:
+    config = {"model_type": "llama", "vocab_size": 49152, "attention_bias": False}
+    assert find_family(None, config).name == "smollm2"
+    assert find_family(None, {**config, "attention_bias": True}).name == "llama"
+    assert find_family(None, {**config, "vocab_size": 32000}).name == "llama"
+    assert find_family("llama", config).name == "llama"
+
+
+def test_the_language_model_of_a_model_of_text_and_images_decides() -> None:
+    config = {"model_type": "llava", "hidden_size": 9, "text_config": {"model_type": "qwen2", "hidden_size": 576}}
+    family = find_family(None, config)
+    assert family.name == "qwen2"
+    assert family.defaults_for(config) == family.defaults_for({"hidden_size": 576})
+
+
+def test_an_unknown_model_gets_what_its_configuration_reveals() -> None:
+    config = {"model_type": "mpt", "d_model": 768, "n_layers": 12, "n_heads": 12, "vocab_size": 50}
+    family = find_family(None, config)
+    assert family.model_types == ("mpt",)
+    assert family.architecture.fields == {
+        "architecture.num_layers": "n_layers",
+        "architecture.hidden_size": "d_model",
+        "architecture.num_attention_heads": "n_heads",
     }
-
-
-def test_the_learning_rate_follows_the_width(llama: Family) -> None:
-    assert llama.learning_rate_centre.at(2000) == 5e-4
-    assert llama.learning_rate_centre.at(576) == pytest.approx(5e-4 * (2000 / 576) ** 0.781)
-    rates = {size: llama.default_params(size)["optimizer.learning_rate"] for size in (1, 2000, 4096, 10**9)}
-    assert rates == {1: 3e-3, 2000: 5e-4, 4096: 2.9e-4, 10**9: 2e-5}
-    with pytest.raises(FamilyError, match="hidden_size of at least 1, got 0"):
-        llama.default_params(0)
-
-
-def edited(tmp_path: Path, keys: tuple[str, ...], value: Any) -> Path:
-    """The packaged file with one entry set (or removed, if the value is ...)."""
-    data = yaml.safe_load(SOURCE.read_text())
-    entry = data
-    for key in keys[:-1]:
-        entry = entry[key]
-    if value is ...:
-        del entry[keys[-1]]
-    else:
-        entry[keys[-1]] = value
-    path = tmp_path / "mine.yaml"
-    path.write_text(yaml.safe_dump(data))
-    return path
-
-
-@pytest.mark.parametrize(
-    ("keys", "value", "message"),
-    [
-        (("model_type",), ["llama"], "got 'model_type'; did you mean 'model_types'?"),
-        (("model_types",), ..., "got no 'model_types'; add it"),
-        (("model_types",), "llama", "model_types: expected a list of words, got 'llama'"),
-        (("model_types",), [], "model_types: expected a list of words"),
-        (("name",), False, "name: expected a word, got False"),
-        (("lora_targets",), {}, "lora_targets: expected a mapping by name"),
-        (("lora_targets", "mlp"), [True], "lora_targets.mlp: expected a word, got True"),
-        (("learning_rate_centre", "exponnent"), 1, "learning_rate_centre: .*did you mean 'exponent'"),
-        (
-            ("learning_rate_centre", "value"),
-            "much",
-            "learning_rate_centre.value: expected a number above 0, got 'much'",
-        ),
-        (("learning_rate_centre", "value"), 0, "learning_rate_centre.value: expected a number above 0, got 0"),
-        (("learning_rate_centre", "value"), math.inf, "learning_rate_centre.value: expected a number above 0"),
-        (("defaults",), [1], "defaults: expected a mapping by name"),
-        (("defaults", "lora.rank"), 33, "defaults.lora.rank: expected one of 4, 8, 16, 32, 64, 128, got 33"),
-        (("defaults", "lora.rank"), None, "defaults.lora.rank: expected a bool, a finite number or a string, got None"),
-        (("defaults", "lora.rank"), ..., "space.lora.rank: expected a default, got none"),
-        (("defaults", "lora.targets"), "atention", "defaults.lora.targets: .*did you mean 'attention'"),
-        (("defaults", "optimizer.learning_rate"), 1e-3, "defaults: expected no optimizer.learning_rate"),
-        (("space", "lora.rank"), {"kind": "int", "low": "x", "high": 3}, "space.lora.rank.low: expected a number"),
-        (("space", "optimizer.learning_rate"), {"kind": "choice", "values": [0.1]}, "expected kind: float"),
-    ],
-)
-def test_a_wrong_file_is_refused_with_the_place(
-    tmp_path: Path, keys: tuple[str, ...], value: Any, message: str
-) -> None:
-    path = edited(tmp_path, keys, value)
-    with pytest.raises(FamilyError, match=message) as caught:
-        load_family(path)
-    assert str(path) in str(caught.value)
-
-
-def test_numbers_that_yaml_reads_as_text_are_numbers(tmp_path: Path, llama: Family) -> None:
-    text = (
-        SOURCE.read_text().replace("value: 5.0e-4", "value: 5e-4").replace("max_grad_norm: 1.0", "max_grad_norm: 1e0")
+    assert family.lora_targets == {}
+    assert family.defaults_for(config)["optimizer.learning_rate"] == 7.5e-4
+    assert family.defaults_for(config)["lora.targets"] == "all-linear"
+    (note,) = family.notes
+    assert note.startswith(
+        "no family covers the model type 'mpt': general defaults (width 768), adapters on all linear"
     )
-    path = tmp_path / "mine.yaml"
-    path.write_text(text)
-    assert yaml.safe_load(text)["learning_rate_centre"]["value"] == "5e-4"
-    assert load_family(path) == llama
+    assert all(load_family(name).notes == () for name in NINE)
 
 
-def test_files_that_are_missing_or_no_yaml_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(FamilyError, match="got 'lama'; did you mean 'llama'"):
-        load_family("lama")
-    with pytest.raises(FamilyError, match=r"expected a family file at .*none.yaml, got No such file"):
-        load_family(tmp_path / "none.yaml")
-    broken = tmp_path / "broken.yaml"
-    broken.write_text("name: [llama")
-    with pytest.raises(FamilyError, match=r"broken.yaml: expected YAML"):
-        load_family(broken)
-    broken.write_bytes(b"\xff\xfe\xfa")
-    with pytest.raises(FamilyError, match=r"broken.yaml: expected YAML"):
-        load_family(broken)
-    broken.write_text("just a word")
-    with pytest.raises(FamilyError, match=r"broken.yaml: family: expected a mapping by name, got 'just a word'"):
-        load_family(broken)
+@pytest.mark.parametrize("config", [{}, {"model_type": None}, {"model_type": ["x"]}, {"model_type": "x", "dim": "big"}])
+def test_a_configuration_that_reveals_nothing_is_said_to(config: dict[str, object]) -> None:
+    family = find_family(None, config)
+    assert "no width, so that the learning rate is that of a width of 2000" in family.notes[0]
+    assert family.defaults_for(config)["optimizer.learning_rate"] == 5e-4
+    family.space_for(config)
+
+
+def test_the_family_in_the_docs_is_one(tmp_path: Path) -> None:
+    docs = (Path(__file__).parents[2] / "docs" / "families.md").read_text(encoding="utf-8")
+    (block,) = [part for part in docs.split("```") if part.startswith("yml\n# my_family.yaml")]
+    path = tmp_path / "my_family.yaml"
+    path.write_text(block.removeprefix("yml\n"))
+    family = find_family(path, {"model_type": "mpt"})
+    assert family.defaults_for({"d_model": 2000})["optimizer.learning_rate"] == 4e-4
+    assert family.defaults_for({"d_model": 2000})["lora.rank"] == 16
+    assert family.lora_targets["attention"] == ("Wqkv", "out_proj")
+    for name in NINE:
+        types = "`, `".join(load_family(name).model_types) if name != "smollm2" else "llama` with their vocabulary"
+        assert f"| `{name}` | " in docs
+        assert f"| `{types}" in docs
+
+
+def test_an_unknown_name_is_refused() -> None:
+    for find in (load_family, lambda name: find_family(name, {"model_type": "llama"})):
+        with pytest.raises(FamilyError, match="got 'lama'; did you mean 'llama'"):
+            find("lama")
+    with pytest.raises(FamilyError, match="got '_unmeasured'; use one of"):
+        load_family("_unmeasured")
+    with pytest.raises(FamilyError, match=r"none.yaml: expected a family file, got No such file"):
+        find_family("none.yaml", {})
