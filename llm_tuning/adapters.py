@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -41,7 +42,8 @@ def lora_attached(
     Args:
         seed: seed of the trial; A depends on nothing else (nor on the device).
         lora_targets: module names of each group of linear layers. A group `all-linear` that is not
-            given means all linear layers but the output layer.
+            given means all linear layers but the output layer. In a model of text and images only the layers of
+            the language model are meant, though others may have the same names.
         gradient_checkpointing: recompute activations in the backward pass, which saves memory.
 
     Raises AdapterError if the group is unknown or the model has no such layers.
@@ -50,7 +52,7 @@ def lora_attached(
 
     requires_grad = {name: parameter.requires_grad for name, parameter in base.named_parameters()}
     was_training = base.training
-    config = _lora_config(recipe, lora_targets)
+    config = _lora_config(base, recipe, lora_targets)
     try:
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             # peft 0.21 asks every base model for a property that transformers 5.23 has renamed.
@@ -77,7 +79,7 @@ def lora_attached(
             parameter.grad = None
 
 
-def _lora_config(recipe: Recipe, lora_targets: Mapping[str, Sequence[str]]) -> LoraConfig:
+def _lora_config(base: PreTrainedModel, recipe: Recipe, lora_targets: Mapping[str, Sequence[str]]) -> LoraConfig:
     from peft import LoraConfig
 
     modules: str | list[str]
@@ -96,8 +98,26 @@ def _lora_config(recipe: Recipe, lora_targets: Mapping[str, Sequence[str]]) -> L
         lora_alpha=recipe.alpha,
         lora_dropout=recipe.dropout,
         target_modules=modules,
+        exclude_modules=_outside_the_language_model(base),
+        fan_in_fan_out=_stores_weights_transposed(base),
         bias="none",
     )
+
+
+def _outside_the_language_model(base: PreTrainedModel) -> str | None:
+    """A pattern of the modules that are no part of the language model; None where all are."""
+    if "text_config" not in base.config.sub_configs:
+        return None
+    decoder = base.get_decoder()
+    name = next((name for name, module in base.named_modules() if module is decoder), "")
+    return rf"(?!{re.escape(name)}\.).*" if name else None
+
+
+def _stores_weights_transposed(base: PreTrainedModel) -> bool:
+    """Whether the linear layers are GPT-2's Conv1D, whose weights have the shape [in, out]."""
+    from transformers.pytorch_utils import Conv1D
+
+    return any(isinstance(module, Conv1D) for module in base.modules())
 
 
 def _names(config: LoraConfig) -> str:

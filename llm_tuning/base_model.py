@@ -36,7 +36,8 @@ def resolve_base_model(name: str, cache_directory: Path | None = None, *, revisi
 
     Args:
         name: a local checkpoint directory; a `.gguf` file; a GGUF file inside an installed Python package,
-            written `package:file.gguf`; or a model of the Hugging Face hub, `owner/name`.
+            written `package:file.gguf`; or a model of the Hugging Face hub, `owner/name` (`name` alone for the
+            oldest, such as `gpt2`).
         cache_directory: where converted GGUF files are kept, by default `$XDG_CACHE_HOME/thresher` or
             `~/.cache/thresher`. Downloads lie in the hub's own cache.
         revision: branch, tag or commit on the hub.

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from llm_tuning.data import TokenizedSplit
+    from llm_tuning.tokenized_split import TokenizedSplit
 
 Indices = NDArray[np.int64]
 
@@ -88,18 +88,18 @@ def micro_batches(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class AnswerBatch:
-    """A few examples side by side, padded on the right, with the places of their answers.
+class Batch:
+    """A few examples side by side, padded on the right, with the places of what is learnt.
 
-    Answer token i of all answers, row by row, is `targets[i]`; it is predicted at `input_ids[rows[i],
+    Learnt token i of all examples, row by row, is `targets[i]`; it is predicted at `input_ids[rows[i],
     columns[i]]`, the token before it.
 
     Attributes:
         input_ids: int64 [batch, length]; padding is 0 and needs no mask: it comes after all tokens
             that count, and a causal model does not look ahead.
-        rows: int64 [answer_tokens], ascending.
-        columns: int64 [answer_tokens].
-        targets: int64 [answer_tokens].
+        rows: int64 [learnt_tokens], ascending.
+        columns: int64 [learnt_tokens].
+        targets: int64 [learnt_tokens].
     """
 
     input_ids: NDArray[np.int64]
@@ -108,19 +108,14 @@ class AnswerBatch:
     targets: NDArray[np.int64]
 
 
-def collate(split: TokenizedSplit, indices: Indices) -> AnswerBatch:
+def collate(split: TokenizedSplit, indices: Indices) -> Batch:
     """The batch of some examples of a split, in the given order."""
     lengths = split.offsets[indices + 1] - split.offsets[indices]
     input_ids = np.zeros((len(indices), int(lengths.max())), dtype=np.int64)
     rows, columns = [], []
     for row, (index, length) in enumerate(zip(indices, lengths, strict=True)):
         input_ids[row, :length] = split.tokens(index)
-        columns.append(np.arange(split.answer_starts[index] - 1, length - 1, dtype=np.int64))
+        columns.append(split.learnt_places(index) - 1)
         rows.append(np.full(len(columns[-1]), row, dtype=np.int64))
     all_rows, all_columns = np.concatenate(rows), np.concatenate(columns)
-    return AnswerBatch(input_ids, all_rows, all_columns, input_ids[all_rows, all_columns + 1])
-
-
-def answer_lengths(split: TokenizedSplit) -> NDArray[np.int64]:
-    """The number of answer tokens of every example of a split, int64 [examples]."""
-    return split.offsets[1:] - split.offsets[:-1] - split.answer_starts
+    return Batch(input_ids, all_rows, all_columns, input_ids[all_rows, all_columns + 1])

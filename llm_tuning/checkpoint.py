@@ -42,7 +42,7 @@ _STATE: Final = "state.json"
 _MANIFEST: Final = "manifest.json"
 _MEASUREMENT: Final = "measurement.json"
 
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 _NAME: Final = re.compile(r"(rung|partial)-(\d+)")
 _TRIAL: Final = "trial-"
 _TEMPORARY: Final = ".writing-"
@@ -73,10 +73,9 @@ class CheckpointState:
         horizon: the budget for which the learning rate is laid out.
         data: fingerprint of the training set.
         stretch_from: the budget at which the running stretch (from one rung to the next) began.
-        stretch_nats: sum of the training losses of all answer tokens of the stretch so far.
+        stretch_nats: sum of the training losses of all learnt tokens of the stretch so far.
         stretch_tokens: the number of these tokens.
         stretch_seconds: wall-clock cost of the stretch so far, all attempts together.
-        trial_seconds: wall-clock cost of the trial so far.
         loss_scale: state of the gradient scaler, with fp16 only.
         versions: versions of the libraries that made it.
     """
@@ -94,7 +93,6 @@ class CheckpointState:
     stretch_nats: float
     stretch_tokens: int
     stretch_seconds: float
-    trial_seconds: float
     loss_scale: Mapping[str, float] | None = None
     versions: Mapping[str, str] = field(
         default_factory=lambda: {name: version(name) for name in ("torch", "transformers", "peft", "numpy")}
@@ -241,17 +239,6 @@ class CheckpointStore:
             if not self._root.is_dir():
                 return set()
             return {int(path.name.removeprefix(_TRIAL)) for path in self._root.glob(f"{_TRIAL}[0-9]*")}
-
-    def bytes_used(self) -> int:
-        """The size of all files below the directory, in bytes."""
-        total = 0
-        for directory, _, names in os.walk(self._root):
-            for name in names:
-                try:
-                    total += os.lstat(os.path.join(directory, name)).st_size
-                except FileNotFoundError:
-                    continue  # discarded by another process meanwhile
-        return total
 
     def _trial(self, trial_id: int) -> Path:
         return self._root / f"{_TRIAL}{trial_id:04d}"

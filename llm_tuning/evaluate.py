@@ -1,4 +1,4 @@
-"""How well a model answers: its loss on a held-out split, example by example, and what it writes itself."""
+"""How well a model does on a held-out split, example by example, and what it writes itself."""
 
 from __future__ import annotations
 
@@ -10,45 +10,72 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from llm_tuning.batches import Indices, answer_lengths, collate
-from llm_tuning.train import Ranks, answer_nats
+from llm_tuning.batches import Batch, Indices, collate
+from llm_tuning.recipe import Metric
+from llm_tuning.train import Ranks, learnt_logits, learnt_nats
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-    from llm_tuning.data import TokenizedSplit
+    from llm_tuning.tokenized_split import TokenizedSplit
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class HeldOutLoss:
-    """The loss on a split.
+class HeldOutScores:
+    """How well a model predicts the learnt tokens of a split, each from all that comes before it.
 
     Attributes:
-        nats: float64 [examples], the sum of the losses of each example's answer tokens.
+        nats: float64 [examples], the sum of the losses of each example's learnt tokens.
+        hits: int64 [examples], how many of them the model holds for the most likely.
         tokens: int64 [examples], their number.
     """
 
     nats: NDArray[np.float64]
+    hits: NDArray[np.int64]
     tokens: NDArray[np.int64]
 
     @property
-    def mean(self) -> float:
-        """Loss of an answer token in nats, over all answer tokens of the split."""
-        return float(self.nats.sum() / self.answer_tokens)
+    def loss(self) -> float:
+        """Loss of a learnt token in nats, over all of them."""
+        return float(self.nats.sum() / self.tokens.sum())
 
     @property
-    def answer_tokens(self) -> int:
-        """The number of answer tokens of the split."""
-        return int(self.tokens.sum())
+    def token_accuracy(self) -> float:
+        """The share of the learnt tokens that the model holds for the most likely."""
+        return float(self.hits.sum() / self.tokens.sum())
 
     @property
-    def per_example(self) -> tuple[tuple[float, float], ...]:
-        """(mean loss, number of answer tokens) of each example; `mean` is their weighted mean."""
-        return tuple(zip((self.nats / self.tokens).tolist(), self.tokens.astype(float).tolist(), strict=True))
+    def exact_match(self) -> float:
+        """The share of the examples all of whose learnt tokens it does: its own answer, decoded greedily, is the same.
+
+        Of a conversation, all answers are the same, each given the others. Of plain text this says little.
+        """
+        return float(np.mean(self.hits == self.tokens))
+
+    def metrics(self) -> dict[str, float]:
+        """All of these by the names that they have on the validation split, and the number of learnt tokens."""
+        return {
+            "validation_loss": self.loss,
+            "token_accuracy": self.token_accuracy,
+            "exact_match": self.exact_match,
+            "learnt_tokens": float(self.tokens.sum()),
+        }
+
+    def per_example(self, metric: Metric) -> tuple[tuple[float, float], ...]:
+        """(value, weight) of each example, whose weighted mean is the metric."""
+        tokens = self.tokens.astype(np.float64)
+        match metric:
+            case "validation_loss":
+                values, weights = self.nats / tokens, tokens
+            case "token_accuracy":
+                values, weights = self.hits / tokens, tokens
+            case "exact_match":
+                values, weights = (self.hits == self.tokens).astype(np.float64), np.ones(len(tokens))
+        return tuple(zip(values.tolist(), weights.tolist(), strict=True))
 
 
-def held_out_loss(
+def held_out_scores(
     model: PeftModel,
     split: TokenizedSplit,
     ranks: Ranks,
@@ -56,10 +83,10 @@ def held_out_loss(
     *,
     stop: Callable[[], bool],
     on_batch: Callable[[], None],
-) -> HeldOutLoss | None:
-    """The loss of the model on all examples of a split; None if `stop` came before the end.
+) -> HeldOutScores | None:
+    """The scores of the model on all examples of a split; None if `stop` came before the end.
 
-    The batches do not depend on the number of ranks, so the losses of the examples do not either.
+    The batches do not depend on the number of ranks, so the scores of the examples do not either.
 
     Args:
         stop: whether to give up; asked on the first rank before every batch.
@@ -67,18 +94,19 @@ def held_out_loss(
 
     Raises RankError if another rank failed.
     """
-    nats = np.zeros(len(split))
+    sums = np.zeros((2, len(split)))
     error, is_complete = None, False
     try:
-        is_complete = _score(model, split, ranks, batch_size, nats, stop, on_batch)
+        is_complete = _score(model, split, ranks, batch_size, sums, stop, on_batch)
     except Exception as caught:  # raised again by meet, on all ranks
         error = caught
     (incomplete,) = ranks.meet(error, not is_complete)
     if incomplete:
         return None
-    total = torch.from_numpy(nats).to(ranks.accelerator.device) if ranks.count > 1 else torch.from_numpy(nats)
+    total = torch.from_numpy(sums).to(ranks.accelerator.device) if ranks.count > 1 else torch.from_numpy(sums)
     ranks.sum(total)  # every example was scored by one rank and is 0 on the others
-    return HeldOutLoss(total.cpu().numpy(), answer_lengths(split))
+    nats, hits = total.cpu().numpy()
+    return HeldOutScores(nats, hits.astype(np.int64), split.learnt_counts)
 
 
 def _score(
@@ -86,21 +114,31 @@ def _score(
     split: TokenizedSplit,
     ranks: Ranks,
     batch_size: int,
-    nats: NDArray[np.float64],
+    sums: NDArray[np.float64],
     stop: Callable[[], bool],
     on_batch: Callable[[], None],
 ) -> bool:
-    """Fill in this rank's part of `nats`; whether it was not stopped."""
+    """Fill in this rank's part of `sums`, nats and hits [2, examples]; whether it was not stopped."""
     model.eval()
     with torch.no_grad():
         for batch in _by_length(split, batch_size)[ranks.index :: ranks.count]:
             if ranks.is_first and stop():
                 return False
             arrays = collate(split, batch)
-            losses = answer_nats(model, arrays, ranks.accelerator).cpu().numpy().astype(np.float64)
-            nats[batch] = np.bincount(arrays.rows, weights=losses, minlength=len(batch))
+            for row, values in zip(sums, _of_tokens(model, arrays, ranks), strict=True):
+                row[batch] = np.bincount(arrays.rows, weights=values, minlength=len(batch))
             on_batch()
     return True
+
+
+def _of_tokens(model: PeftModel, arrays: Batch, ranks: Ranks) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Of each learnt token its loss, and 1 if it is the most likely one, else 0.
+
+    A function of its own, so that the logits are gone before the next batch makes new ones.
+    """
+    logits, targets = learnt_logits(model, arrays, ranks.accelerator)
+    nats, is_hit = learnt_nats(logits, targets), logits.argmax(-1) == targets
+    return nats.cpu().numpy().astype(np.float64), is_hit.cpu().numpy().astype(np.float64)
 
 
 def _by_length(split: TokenizedSplit, batch_size: int) -> list[Indices]:
@@ -120,6 +158,8 @@ def generate_answers(
     on_answer: Callable[[], None],
 ) -> tuple[str, ...]:
     """The model's own answers to the first `count` prompts of a split, decoded greedily.
+
+    A prompt is all that comes before the first learnt token: of a conversation, its first question.
 
     Args:
         max_new_tokens: an answer is cut there if the model does not end it before.
@@ -149,8 +189,7 @@ def _answer(
     ranks: Ranks,
 ) -> str:
     """One prompt at a time: without padding, the answer does not depend on its neighbours."""
-    tokens = split.tokens(index)[: split.answer_starts[index]].astype(np.int64)
-    prompt = torch.from_numpy(tokens)[None].to(ranks.accelerator.device)
+    prompt = torch.from_numpy(split.prompt(index).astype(np.int64))[None].to(ranks.accelerator.device)
     with torch.no_grad(), ranks.accelerator.autocast():
         # The model inside: peft's own wrapper of `generate` changes attributes of the base model.
         output = model.get_base_model().generate(

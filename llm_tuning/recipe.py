@@ -18,6 +18,12 @@ ScheduleKind = Literal["linear", "cosine", "constant", "wsd"]
 LoraTargets = Literal["attention", "mlp", "all-linear"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 MixedPrecision = Literal["no", "bf16", "fp16"]
+Metric = Literal["validation_loss", "token_accuracy", "exact_match"]
+
+METRICS: Final[Mapping[str, str]] = MappingProxyType(
+    {"validation_loss": "test_loss", "token_accuracy": "test_token_accuracy", "exact_match": "test_exact_match"}
+)
+"""What a study can optimise, as measured on the validation split, with the same metric's name on the test split."""
 
 RECIPE_DEFAULTS: Final[Params] = MappingProxyType(
     {
@@ -153,6 +159,11 @@ _LEAST: Final[Mapping[str, float]] = {
     "generations": 0,
     "save_every_seconds": 0,
 }
+_CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
+    "dtype": get_args(Dtype),
+    "mixed_precision": get_args(MixedPrecision),
+    "metric": get_args(Metric),
+}
 _DIRECTORIES: Final = ("model_directory", "tokenizer_directory", "data_directory", "checkpoint_directory")
 
 
@@ -173,9 +184,13 @@ class FineTuningSpec:
         evaluation_batch_size: held-out examples that go through the model at once.
         gradient_checkpointing: recompute activations in the backward pass.
         save_every_seconds: seconds of training between two checkpoints within a rung.
+        metric: the one whose values a test job reports example by example.
         generations: how many test prompts are answered for a test job.
         max_new_tokens: length of these answers in tokens, at most.
         trust_remote_code: run code that lies in the model directory.
+        trackers: where each trial is recorded, of `llm_tuning.tracking.TRACKERS`.
+        tracking_directory: for what the trackers keep on disk; needed with any tracker.
+        tracking_project: what they file the trials under.
     """
 
     model_directory: str
@@ -190,25 +205,34 @@ class FineTuningSpec:
     evaluation_batch_size: int = 16
     gradient_checkpointing: bool = False
     save_every_seconds: float = 300.0
+    metric: Metric = "validation_loss"
     generations: int = 4
     max_new_tokens: int = 64
     trust_remote_code: bool = False
+    trackers: tuple[str, ...] = ()
+    tracking_directory: str | None = None
+    tracking_project: str = "thresher"
 
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
             if not getattr(self, name) >= least:
                 raise SpecificationError(f"{name}: expected at least {least}, got {getattr(self, name)!r}; raise it")
-        for name, choices in (("dtype", get_args(Dtype)), ("mixed_precision", get_args(MixedPrecision))):
+        for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise SpecificationError(
                     f"{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}; choose one of them"
                 )
+        if self.trackers and self.tracking_directory is None:
+            raise SpecificationError(
+                f"tracking_directory: expected a directory for {', '.join(self.trackers)}, got none; name one"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """The specification in terms of JSON, readable by `from_dict`."""
         entries = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         targets = {group: list(modules) for group, modules in self.lora_targets.items()}
-        return {**entries, "lora_targets": targets, "defaults": dict(self.defaults)}
+        plain = {"lora_targets": targets, "defaults": dict(self.defaults), "trackers": list(self.trackers)}
+        return {**entries, **plain}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> FineTuningSpec:
@@ -221,4 +245,4 @@ class FineTuningSpec:
             if name not in data:
                 raise SpecificationError(f"expected an entry {name!r}, got none; give a directory")
         targets = {group: tuple(modules) for group, modules in data.get("lora_targets", {}).items()}
-        return cls(**{**data, "lora_targets": targets})
+        return cls(**{**data, "lora_targets": targets, "trackers": tuple(data.get("trackers", ()))})

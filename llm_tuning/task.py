@@ -24,9 +24,11 @@ from llm_tuning.checkpoint import (
     Measurement,
     StorageError,
 )
-from llm_tuning.data import TokenizedSplit, load_splits
-from llm_tuning.evaluate import generate_answers, held_out_loss
-from llm_tuning.recipe import RECIPE_DEFAULTS, FineTuningSpec, Recipe
+from llm_tuning.data import load_splits
+from llm_tuning.evaluate import generate_answers, held_out_scores
+from llm_tuning.recipe import METRICS, RECIPE_DEFAULTS, FineTuningSpec, Recipe
+from llm_tuning.tokenized_split import TokenizedSplit
+from llm_tuning.tracking import TrialTracking, check_trackers
 from llm_tuning.train import DivergedError, RankError, Ranks, StepOutcome, Trainer, describe, failure_kind, is_fatal
 from search_spaces.space import Params
 
@@ -64,13 +66,14 @@ class FineTuningTask:
     def __init__(self, spec: FineTuningSpec) -> None:
         """Load base model, tokenizer and data onto this process's device.
 
-        Raises BaseModelError, DataError, RecipeError or OSError if that is not possible.
+        Raises BaseModelError, DataError, RecipeError, TrackerError or OSError if that is not possible.
         """
         from accelerate import Accelerator
         from transformers.utils import logging
 
         logging.disable_progress_bar()
         Recipe.from_params(spec.defaults)
+        check_trackers(spec.trackers)
         ranks = Ranks(Accelerator(mixed_precision=spec.mixed_precision))
         base = load_model(Path(spec.model_directory), spec.dtype, trust_remote_code=spec.trust_remote_code)
         tokenizer = load_tokenizer(Path(spec.tokenizer_directory), trust_remote_code=spec.trust_remote_code)
@@ -109,8 +112,11 @@ class FineTuningTask:
             if isinstance(error, RankError) and error.kind is None:
                 return Halt(str(error), job.job_id)
             failure = Failure(job.job_id, failure_kind(error), describe(error), run.examples, run.seconds)
+            run.tracking.fail(failure.kind, run.examples)
             # The exception holds the frames of the failed call, and these hold its tensors.
             traceback.clear_frames(error.__traceback__)
+        finally:
+            run.tracking.finish()
         self._place.ranks.accelerator.free_memory()
         return failure
 
@@ -119,15 +125,12 @@ class FineTuningTask:
 class _Stretch:
     """The running sums of a stretch from one rung to the next.
 
-    Attributes:
-        seconds: wall-clock cost of earlier attempts.
-        trial_seconds: wall-clock cost of the trial before this attempt.
+    `seconds`: wall-clock cost of earlier attempts.
     """
 
     nats: float = 0.0
     tokens: int = 0
     seconds: float = 0.0
-    trial_seconds: float = 0.0
 
     def count(self, outcome: StepOutcome) -> None:
         self.nats += outcome.nats
@@ -145,7 +148,12 @@ class _Start:
 
 @final
 class _JobRun:
-    """One attempt at one job. `examples`: training examples that the trial has seen, as far as known."""
+    """One attempt at one job.
+
+    Attributes:
+        examples: training examples that the trial has seen, as far as known.
+        tracking: its runs in the trackers, to be finished by the caller.
+    """
 
     def __init__(self, place: _WarmState, job: Job, inbox: Inbox, emit: Emit) -> None:
         self.examples = 0
@@ -159,6 +167,14 @@ class _JobRun:
         self._stretch = _Stretch()
         self._loss: float | None = None
         self._started = self._saved = time.monotonic()
+        spec = place.spec
+        self.tracking = TrialTracking(
+            spec.trackers if self._ranks.is_first else (),
+            spec.tracking_project,
+            Path(spec.tracking_directory or ""),
+            job.trial_id,
+            on_failure=lambda text: emit(Notice(job.job_id, text)),
+        )
 
     @property
     def seconds(self) -> float:
@@ -178,6 +194,7 @@ class _JobRun:
             self._take_over(found)
             if self._is_goal(found) and found.measurement is not None and job.split == "validation":
                 return Report(job.job_id, self.examples, found.measurement.metrics, found.measurement.seconds)
+        self.tracking.start({**self._params, "seed": job.seed}, self.examples)
         with ExitStack() as stack:
             attached = lora_attached(
                 self._place.base,
@@ -262,7 +279,6 @@ class _JobRun:
         self.examples = state.examples
         if state.trial_id != job.trial_id:
             return
-        self._stretch.trial_seconds = state.trial_seconds
         if state.stretch_from == job.from_budget or job.from_budget == job.to_budget:
             self._stretch.nats, self._stretch.tokens = state.stretch_nats, state.stretch_tokens
         if state.stretch_from == job.from_budget:
@@ -289,12 +305,21 @@ class _JobRun:
             if position >= job.from_budget:  # not what is only trained again
                 self._stretch.count(outcome)
             self.examples, self._loss = trainer.examples, outcome.loss
+            self._track(outcome)
             self._progress("train")
             if outcome.save and trainer.examples < job.to_budget:
                 self._save("partial", trainer.examples, trainer, model)
                 saved_examples = trainer.examples
         self._save("rung", job.to_budget, trainer, model)
         return True
+
+    def _track(self, outcome: StepOutcome) -> None:
+        values = {
+            "training/loss": outcome.loss,
+            "training/learning_rate": outcome.learning_rate,
+            "training/gradient_norm": outcome.gradient_norm,
+        }
+        self.tracking.log(values, self.examples)
 
     def _trainer(self, model: PeftModel, recipe: Recipe, start: _Start) -> Trainer:
         job, spec = self._job, self._place.spec
@@ -312,7 +337,7 @@ class _JobRun:
         self._saved = time.monotonic()
 
     def _write(self, kind: CheckpointKind, budget: int, trainer: Trainer, model: PeftModel) -> None:
-        job, stretch, seconds = self._job, self._stretch, self.seconds
+        job, stretch = self._job, self._stretch
         state = CheckpointState(
             trial_id=job.trial_id,
             kind=kind,
@@ -326,8 +351,7 @@ class _JobRun:
             stretch_from=job.from_budget,
             stretch_nats=stretch.nats,
             stretch_tokens=stretch.tokens,
-            stretch_seconds=stretch.seconds + seconds,
-            trial_seconds=stretch.trial_seconds + seconds,
+            stretch_seconds=stretch.seconds + self.seconds,
             loss_scale=trainer.loss_scale,
         )
         self._store.write(state, adapter_weights(model), adapter_config(model), trainer.optimizer_tensors())
@@ -340,7 +364,7 @@ class _JobRun:
         job, spec = self._job, self._place.spec
         split = self._place.splits[job.split]
         self._progress("evaluate")
-        loss = held_out_loss(
+        scores = held_out_scores(
             model,
             split,
             self._ranks,
@@ -348,15 +372,18 @@ class _JobRun:
             stop=lambda: self._inbox.stopping,
             on_batch=lambda: self._progress("evaluate"),
         )
-        if loss is None:
+        if scores is None:
             return None
-        metrics = {f"{job.split}_loss": loss.mean, "answer_tokens": float(loss.answer_tokens)}
+        metrics = scores.metrics()
+        if job.split == "test":
+            metrics = {METRICS.get(name, name): value for name, value in metrics.items()}
         if self._stretch.tokens:
             metrics["train_loss"] = self._stretch.nats / self._stretch.tokens
         if not torch.tensor(list(metrics.values())).isfinite().all():
             raise DivergedError(
                 f"expected a finite loss, got {metrics} at {self.examples} examples; lower optimizer.learning_rate"
             )
+        self.tracking.log(metrics, self.examples)
         if job.split == "validation":
             seconds = self._stretch.seconds + self.seconds
             self._ranks.together(lambda: self._record(Measurement(metrics, seconds)) if self._ranks.is_first else None)
@@ -371,7 +398,7 @@ class _JobRun:
             on_answer=lambda: self._progress("evaluate"),
         )
         seconds = self._stretch.seconds + self.seconds
-        return Report(job.job_id, self.examples, metrics, seconds, loss.per_example, answers)
+        return Report(job.job_id, self.examples, metrics, seconds, scores.per_example(spec.metric), answers)
 
     def _record(self, measurement: Measurement) -> None:
         path = self._store.path(self._job.trial_id, "rung", self._job.to_budget)

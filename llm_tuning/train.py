@@ -18,10 +18,9 @@ from torch.nn import functional
 from controller.trial import FailureKind
 from llm_tuning.adapters import AdapterError, trainable_parameters
 from llm_tuning.batches import (
-    AnswerBatch,
+    Batch,
     Indices,
     Stream,
-    answer_lengths,
     collate,
     derived_seed,
     example_indices,
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from peft import PeftModel
 
-    from llm_tuning.data import TokenizedSplit
+    from llm_tuning.tokenized_split import TokenizedSplit
 
 Result = TypeVar("Result")
 
@@ -165,10 +164,10 @@ class Ranks:
         raise RankError(message, kind)
 
 
-def answer_nats(model: PeftModel, batch: AnswerBatch, accelerator: Accelerator) -> torch.Tensor:
-    """The cross-entropy of each answer token in nats, float32 [answer_tokens], in the order of the batch.
+def learnt_logits(model: PeftModel, batch: Batch, accelerator: Accelerator) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the model says about each learnt token: (logits [learnt_tokens, vocabulary], targets [learnt_tokens]).
 
-    The output layer, often the largest of all, is computed for answer tokens only: its input is
+    The output layer, often the largest of all, is computed for learnt tokens only: its input is
     narrowed to their places on the way in. That leaves the model's own forward pass as it is (scaled
     or capped logits included), and unlike `logits_to_keep` it takes other places in every row.
     """
@@ -176,17 +175,21 @@ def answer_nats(model: PeftModel, batch: AnswerBatch, accelerator: Accelerator) 
     rows, columns, targets = (torch.from_numpy(part).to(device) for part in (batch.rows, batch.columns, batch.targets))
     narrowed = False
 
-    def keep_answers(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    def keep_learnt(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         nonlocal narrowed
         narrowed = True
         return (inputs[0][rows, columns].unsqueeze(0), *inputs[1:])
 
     head = model.get_base_model().get_output_embeddings()
-    hook = contextlib.nullcontext() if head is None else head.register_forward_pre_hook(keep_answers)
+    hook = contextlib.nullcontext() if head is None else head.register_forward_pre_hook(keep_learnt)
     with hook, accelerator.autocast():
         logits = model(input_ids=torch.from_numpy(batch.input_ids).to(device), use_cache=False).logits
-    of_answers = logits.squeeze(0) if narrowed else logits[rows, columns]
-    return functional.cross_entropy(of_answers.float(), targets, reduction="none")
+    return (logits.squeeze(0) if narrowed else logits[rows, columns]), targets
+
+
+def learnt_nats(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The cross-entropy of each learnt token in nats, float32 [learnt_tokens], from its `learnt_logits`."""
+    return functional.cross_entropy(logits.float(), targets, reduction="none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,9 +197,10 @@ class StepOutcome:
     """One optimizer step.
 
     Attributes:
-        nats: sum of the losses of all answer tokens of the effective batch, before the step.
+        nats: sum of the losses of all learnt tokens of the effective batch, before the step.
         tokens: the number of these tokens.
         gradient_norm: 2-norm of the gradient before clipping.
+        learning_rate: of this step.
         save: whether the first rank asked for a checkpoint.
     """
 
@@ -208,7 +212,7 @@ class StepOutcome:
 
     @property
     def loss(self) -> float:
-        """Mean loss of an answer token in nats."""
+        """Mean loss of a learnt token in nats."""
         return self.nats / self.tokens
 
 
@@ -226,7 +230,7 @@ class Trainer:
 
     A step depends on the recipe, the seed, the weights, the optimizer's moments and the number of
     examples and steps so far, and on nothing else: no random state, no loader, no scheduler. The
-    loss of a step is the mean over all answer tokens of its effective batch, whatever the number of
+    loss of a step is the mean over all learnt tokens of its effective batch, whatever the number of
     ranks and micro-batches.
 
     The ranks hold equal weights and each computes the gradient of its share of the batch; one sum
@@ -265,7 +269,6 @@ class Trainer:
         self._horizon = horizon
         self._split = split
         self._micro_batch_size = micro_batch_size
-        self._answer_lengths = answer_lengths(split)
         self._parameters = trainable_parameters(model)
         self._gradient = _flat_gradient(list(self._parameters.values()))
         accelerator = ranks.accelerator
@@ -294,7 +297,7 @@ class Trainer:
             RankError: another rank failed.
         """
         batch = example_indices(self._seed, self.examples, self._recipe.batch_size, len(self._split))
-        tokens = int(self._answer_lengths[batch].sum())
+        tokens = int(self._split.learnt_counts[batch].sum())
         self._gradient.zero_()
         error, nats, is_complete = None, 0.0, False
         try:
@@ -325,7 +328,7 @@ class Trainer:
                     return 0.0, False
                 # Dropout is drawn from a counter, so that a resumed run needs no random state.
                 torch.manual_seed(derived_seed(self._seed, Stream.DROPOUT, self.steps, number, self._ranks.index))
-                losses = answer_nats(self._model, collate(self._split, piece), accelerator)
+                losses = learnt_nats(*learnt_logits(self._model, collate(self._split, piece), accelerator))
                 accelerator.backward(losses.sum() / tokens)
                 nats += losses.detach().sum()
                 on_micro_batch()

@@ -11,6 +11,14 @@ from dataclasses import dataclass
 from typing import Final, Literal, final
 
 from nas.architecture import Architecture
+from nas.layers import (
+    LinearLayer,
+    keeps_attention_weights,
+    kept_bytes_per_token,
+    layers_named,
+    linear_layers,
+    norm_parameters,
+)
 from search_spaces.suggestion import suggest
 
 DType = Literal["float32", "bfloat16", "float16"]
@@ -64,26 +72,16 @@ def linear_shapes(arch: Architecture) -> dict[str, tuple[int, int]]:
 
     Each occurs once in every decoder layer. The output layer over the vocabulary is not among them.
     """
-    hidden, intermediate = arch.hidden_size, arch.intermediate_size
-    return {
-        "q_proj": (arch.attention_size, hidden),
-        "k_proj": (arch.key_value_size, hidden),
-        "v_proj": (arch.key_value_size, hidden),
-        "o_proj": (hidden, arch.attention_size),
-        "gate_proj": (intermediate, hidden),
-        "up_proj": (intermediate, hidden),
-        "down_proj": (hidden, intermediate),
-    }
+    return {name: (layer.out_size, layer.in_size) for name, layer in linear_layers(arch).items()}
 
 
 def parameter_count(arch: Architecture) -> int:
     """The number of parameters of the model, exactly; a tied output layer counts once."""
-    per_layer = 2 * arch.hidden_size  # the weights of two norms
-    for name, (out_size, in_size) in linear_shapes(arch).items():
-        has_bias = arch.mlp_bias if name in ("gate_proj", "up_proj", "down_proj") else arch.attention_bias
-        per_layer += out_size * in_size + (out_size if has_bias else 0)
-    embeddings = arch.vocab_size * arch.hidden_size * (1 if arch.tie_word_embeddings else 2)
-    return embeddings + arch.num_hidden_layers * per_layer + arch.hidden_size
+    per_layer, final_norm = norm_parameters(arch)
+    for layer in linear_layers(arch).values():
+        per_layer += layer.out_size * layer.in_size + (layer.out_size if layer.has_bias else 0)
+    embeddings = arch.vocab_size * (1 if arch.tie_word_embeddings else 2) + arch.learned_positions
+    return embeddings * arch.hidden_size + arch.num_hidden_layers * per_layer + final_norm
 
 
 def lora_parameter_count(arch: Architecture, rank: int, target_modules: Collection[str]) -> int:
@@ -95,8 +93,8 @@ def lora_parameter_count(arch: Architecture, rank: int, target_modules: Collecti
     """
     if rank < 1:
         raise CostError(f"rank: expected at least 1, got {rank}; raise it")
-    shapes = _target_shapes(arch, target_modules)
-    return arch.num_hidden_layers * sum(rank * (out_size + in_size) for out_size, in_size in shapes.values())
+    targets = _targets(arch, target_modules).values()
+    return arch.num_hidden_layers * sum(rank * (layer.out_size + layer.in_size) for layer in targets)
 
 
 def checkpoint_bytes(arch: Architecture, rank: int, target_modules: Collection[str]) -> int:
@@ -134,16 +132,11 @@ def training_memory_bytes(arch: Architecture, training: LoraTraining) -> int:
 def activation_bytes(arch: Architecture, training: LoraTraining) -> int:
     """An estimate of what the decoder layers keep between forward and backward pass, in bytes.
 
-    With H, I, Q the widths of residual stream, feed-forward network and all query heads, and c the bytes
-    of `compute_dtype`, one token in one layer keeps
-      - the inputs of two norms in float32: 4 * 2H, and their scales: 4 * 2;
-      - queries, attention output, and keys and values repeated to all query heads: c * 4Q, the log of
-        the softmax's denominator per head: 4 * heads, and its row of the padding mask: c * length;
-      - gate, its activation, and the other factor: c * 3I;
-      - the inputs of the adapters, and rank values of each adapter: c * (inputs + rank * targets).
+    One token in one layer keeps what `nas.layers.kept_bytes_per_token` lists, and the inputs of the adapters and rank
+    values of each adapter: c * (inputs + rank * targets), with c the bytes of `compute_dtype`.
     A frozen linear layer keeps no input. In float32 without dropout, adapters on the same input share
-    it, and `o_proj` shares the attention output; otherwise each keeps a copy of its own, with dropout
-    a mask of 4 bytes an element too (PyTorch on CPU; 1 byte on CUDA).
+    it, and the one after the attention shares the attention's output; otherwise each keeps a copy of its own, with
+    dropout a mask of 4 bytes an element too (PyTorch on CPU; 1 byte on CUDA).
     Autocast also keeps cast copies of the weights: the adapters', and the base model's linear layers'
     where `base_dtype` is another.
     The list was read off PyTorch's saved tensors (torch 2.13, transformers 5.23 with SDPA, peft 0.21).
@@ -151,41 +144,37 @@ def activation_bytes(arch: Architecture, training: LoraTraining) -> int:
     Raises CostError as `lora_parameter_count`.
     """
     compute = DTYPE_BYTES[training.compute_dtype]
-    shapes = _target_shapes(arch, training.target_modules)
-    inputs = sum(in_size for _, in_size in shapes.values())
+    targets = _targets(arch, training.target_modules)
+    inputs = sum(layer.in_size for layer in targets.values())
     masks = _FP32_BYTES * inputs if training.dropout else 0
     if training.compute_dtype == "float32" and not training.dropout:
-        inputs = _shared_inputs(arch, shapes.keys())
+        shared = {layer.reads: layer.in_size for layer in targets.values()}
+        if not keeps_attention_weights(arch):
+            shared.pop("attention output", None)
+        inputs = sum(shared.values())
     per_token = (
-        _FP32_BYTES * (2 * arch.hidden_size + 2)
-        + compute * (4 * arch.attention_size + training.length)
-        + _FP32_BYTES * arch.num_attention_heads
-        + compute * 3 * arch.intermediate_size
-        + compute * (inputs + training.rank * len(shapes))
-        + masks
+        kept_bytes_per_token(arch, training.length, compute) + compute * (inputs + training.rank * len(targets)) + masks
     )
     tokens = training.micro_batch * training.length
     return tokens * arch.num_hidden_layers * per_token + _cast_weight_bytes(arch, training)
 
 
-def _target_shapes(arch: Architecture, target_modules: Collection[str]) -> dict[str, tuple[int, int]]:
-    """The shapes of the target modules."""
-    shapes = linear_shapes(arch)
+def _targets(arch: Architecture, target_modules: Collection[str]) -> dict[str, LinearLayer]:
+    """The linear layers that are meant: `c_proj` means every layer whose name ends so, as in peft."""
+    layers = linear_layers(arch)
     if not target_modules or isinstance(target_modules, str):
         raise CostError(f"target_modules: expected names of linear layers, got {target_modules!r}; name at least one")
-    for name in target_modules:
-        if name not in shapes:
-            raise CostError(f"target_modules: expected linear layers, got {name!r}; {suggest(name, shapes)}")
-    if len(set(target_modules)) != len(target_modules):
-        raise CostError(f"target_modules: expected each name once, got {list(target_modules)}; drop the repeated ones")
-    return {name: shapes[name] for name in target_modules}
-
-
-def _shared_inputs(arch: Architecture, targets: Collection[str]) -> int:
-    """Width of the adapters' inputs when adapters on the same tensor share it."""
-    attention = arch.hidden_size if {"q_proj", "k_proj", "v_proj"} & set(targets) else 0
-    feed_forward = arch.hidden_size if {"gate_proj", "up_proj"} & set(targets) else 0
-    return attention + feed_forward + (arch.intermediate_size if "down_proj" in targets else 0)
+    meant: set[str] = set()
+    for target in target_modules:
+        names = set(layers_named(arch, [target]))
+        if not names:
+            raise CostError(f"target_modules: expected linear layers, got {target!r}; {suggest(target, layers)}")
+        if names & meant:
+            raise CostError(
+                f"target_modules: expected each layer once, got {list(target_modules)}; drop the repeated ones"
+            )
+        meant |= names
+    return {name: layer for name, layer in layers.items() if name in meant}
 
 
 def _cast_weight_bytes(arch: Architecture, training: LoraTraining) -> int:
@@ -194,6 +183,7 @@ def _cast_weight_bytes(arch: Architecture, training: LoraTraining) -> int:
         return 0
     cast = lora_parameter_count(arch, training.rank, training.target_modules)
     if training.base_dtype != training.compute_dtype:
-        cast += arch.num_hidden_layers * sum(out_size * in_size for out_size, in_size in linear_shapes(arch).values())
+        weights = sum(layer.out_size * layer.in_size for layer in linear_layers(arch).values())
+        cast += arch.num_hidden_layers * weights
         cast += arch.vocab_size * arch.hidden_size
     return DTYPE_BYTES[training.compute_dtype] * cast

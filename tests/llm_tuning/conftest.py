@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,8 +12,9 @@ import numpy as np
 import pytest
 
 from controller.trial import Job, Message
-from llm_tuning.data import TokenizedSplit
 from llm_tuning.recipe import FineTuningSpec
+from llm_tuning.rows import Example, Row
+from llm_tuning.tokenized_split import TokenizedSplit
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
@@ -94,40 +94,53 @@ def make_split() -> Callable[..., TokenizedSplit]:
     def make(examples: int, seed: int = 0, longest_prompt: int = 9) -> TokenizedSplit:
         rng = np.random.default_rng(seed)
         tokens: list[np.ndarray] = []
-        answer_starts = []
+        learnt: list[np.ndarray] = []
         for _ in range(examples):
             prompt = rng.integers(2, 20, size=rng.integers(2, longest_prompt))
             answer = np.append(prompt[: rng.integers(1, len(prompt) + 1)], END)
             tokens.append(np.concatenate([prompt, answer]))
-            answer_starts.append(len(prompt))
+            learnt.append(np.arange(len(tokens[-1])) >= len(prompt))
         lengths = [0, *map(len, tokens)]
         return TokenizedSplit(
             token_ids=np.concatenate(tokens).astype(np.int32),
             offsets=np.cumsum(lengths, dtype=np.int64),
-            answer_starts=np.array(answer_starts, dtype=np.int32),
+            learnt=np.concatenate(learnt),
         )
 
     return make
 
 
+@dataclass
+class GivenRows:
+    """Rows as if they had been read from somewhere."""
+
+    splits: dict[str, list[Row]]
+    identity: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@pytest.fixture(scope="session")
+def given_rows() -> type[GivenRows]:
+    """The class GivenRows; a conftest cannot be imported."""
+    return GivenRows
+
+
 @pytest.fixture(scope="session")
 def data_directory(tmp_path_factory: pytest.TempPathFactory, model_directory: Path) -> Path:
-    """25 training examples, 10 to validate and 7 to test on, tokenised from JSONL."""
+    """25 training examples, 10 to validate and 7 to test on, tokenised."""
     from llm_tuning.base_model import load_tokenizer
     from llm_tuning.data import prepare_splits
 
     directory = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(0)
-    paths = {}
+    splits: dict[str, list[Row]] = {}
     for name, examples in {"train": 25, "validation": 10, "test": 7}.items():
-        rows = []
+        splits[name] = []
         for _ in range(examples):
             words = [f"w{number}" for number in rng.integers(2, 20, size=rng.integers(2, 9))]
             answer = words[: rng.integers(1, len(words) + 1)]
-            rows.append(json.dumps({"prompt": " ".join(words), "completion": " " + " ".join(answer)}))
-        paths[name] = directory / f"{name}.jsonl"
-        paths[name].write_text("\n".join(rows))
-    prepare_splits(paths, load_tokenizer(model_directory), directory / "tokens", max_length=32)
+            splits[name].append(Example(" ".join(words), " " + " ".join(answer)))
+    prepare_splits(GivenRows(splits), load_tokenizer(model_directory), directory / "tokens", max_length=32)
     return directory / "tokens"
 
 

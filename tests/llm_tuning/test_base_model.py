@@ -176,16 +176,17 @@ class TestResolve:
         ):
             resolve_base_model("nobody/nothing")
 
+    @pytest.mark.parametrize("name", ["someone/tiny", "gpt2"])  # the oldest models have no owner
     def test_a_download_is_found_again_without_a_network(
-        self, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
     ) -> None:
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-        repository = tmp_path / "hub" / "models--someone--tiny"
+        repository = tmp_path / "hub" / f"models--{name.replace('/', '--')}"
         (repository / "refs").mkdir(parents=True)
         (repository / "refs" / "main").write_text("abc123")
         (repository / "snapshots").mkdir()
         checkpoint.rename(repository / "snapshots" / "abc123")
-        assert resolve_base_model("someone/tiny") == repository / "snapshots" / "abc123"
+        assert resolve_base_model(name) == repository / "snapshots" / "abc123"
 
     def test_another_file_is_refused(self, checkpoint: Path) -> None:
         with pytest.raises(BaseModelError, match=r"expected a GGUF file or a checkpoint directory, got .*config\.json"):

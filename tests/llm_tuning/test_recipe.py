@@ -3,10 +3,20 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
+from typing import get_args
 
 import pytest
 
-from llm_tuning.recipe import RECIPE_DEFAULTS, FineTuningSpec, Recipe, RecipeError, SpecificationError
+from llm_tuning.recipe import (
+    METRICS,
+    RECIPE_DEFAULTS,
+    FineTuningSpec,
+    Metric,
+    Recipe,
+    RecipeError,
+    SpecificationError,
+)
 from search_spaces.space import ParamValue
 
 
@@ -83,7 +93,14 @@ def test_warmup_and_decay_may_overlap_only_where_decay_is_not_read() -> None:
 
 
 def test_a_specification_survives_json(spec: FineTuningSpec) -> None:
-    assert FineTuningSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+    tracked = replace(spec, trackers=("tensorboard", "wandb"), tracking_directory="runs/tracking")
+    for written in (spec, tracked):
+        assert FineTuningSpec.from_dict(json.loads(json.dumps(written.to_dict()))) == written
+
+
+def test_every_metric_has_a_name_on_the_test_split() -> None:
+    assert set(METRICS) == set(get_args(Metric))
+    assert len(set(METRICS.values()) - set(METRICS)) == len(METRICS)
 
 
 def test_a_specification_is_checked(spec: FineTuningSpec) -> None:
@@ -93,6 +110,10 @@ def test_a_specification_is_checked(spec: FineTuningSpec) -> None:
         FineTuningSpec.from_dict({**spec.to_dict(), "micro_batch_size": 0})
     with pytest.raises(SpecificationError, match="dtype: expected one of float32, bfloat16, float16, got 'int8'"):
         FineTuningSpec.from_dict({**spec.to_dict(), "dtype": "int8"})
+    with pytest.raises(SpecificationError, match=r"metric: expected one of validation_loss, .*, got 'train_loss'"):
+        FineTuningSpec.from_dict({**spec.to_dict(), "metric": "train_loss"})
+    with pytest.raises(SpecificationError, match="tracking_directory: expected a directory for wandb, got none"):
+        FineTuningSpec.from_dict({**spec.to_dict(), "trackers": ["wandb"]})
     with pytest.raises(SpecificationError, match="'data_directory', got none"):
         FineTuningSpec.from_dict({name: value for name, value in spec.to_dict().items() if name != "data_directory"})
 

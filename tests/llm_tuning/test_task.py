@@ -28,15 +28,21 @@ from controller.trial import (
     Progress,
     Report,
 )
-from llm_tuning.batches import answer_lengths, example_indices
+from llm_tuning.batches import example_indices
 from llm_tuning.checkpoint import Checkpoint, CheckpointState, CheckpointStore
-from llm_tuning.data import DataError, TokenizedSplit
-from llm_tuning.recipe import FineTuningSpec, RecipeError
+from llm_tuning.recipe import FineTuningSpec, Recipe, RecipeError
+from llm_tuning.rows import DataError
+from llm_tuning.schedule import learning_rate
 from llm_tuning.task import FineTuningTask
+from llm_tuning.tokenized_split import TokenizedSplit
+from llm_tuning.tracking import TrackerError
 
 REPOSITORY = Path(__file__).parents[2]
 
 Changes = dict[str, Any]
+
+PARAMS = {"schedule.kind": "cosine", "optimizer.batch_size": 6, "optimizer.learning_rate": 0.01}
+"""What decides the learning rate of the jobs here."""
 
 
 def job_of(from_budget: int, to_budget: int, **changes: Any) -> Job:
@@ -105,7 +111,7 @@ def names_of(spec: FineTuningSpec, trial_id: int = 7) -> list[str]:
 def essence(checkpoint: Checkpoint) -> tuple[dict[str, bytes], CheckpointState]:
     """Weights and optimizer byte by byte, and the state without times."""
     tensors = {**checkpoint.adapter, **{f"optimizer.{name}": tensor for name, tensor in checkpoint.optimizer.items()}}
-    timeless = replace(checkpoint.state, stretch_seconds=0.0, trial_seconds=0.0)
+    timeless = replace(checkpoint.state, stretch_seconds=0.0)
     return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}, timeless
 
 
@@ -145,7 +151,8 @@ class TestAWholeJob:
         report = the_report(messages)
         assert isinstance(messages[-1], Report)
         assert (report.job_id, report.budget) == (1, 36)  # the first step at or past 32
-        assert set(report.metrics) == {"validation_loss", "train_loss", "answer_tokens"}
+        measured = {"validation_loss", "token_accuracy", "exact_match", "train_loss", "learnt_tokens"}
+        assert set(report.metrics) == measured
         assert (report.per_example, report.generations) == ((), ())
         steps = {message.budget: message.loss for message in of_type(messages, Progress) if message.phase == "save"}
         assert steps == {36: of_type(messages, Progress)[-1].loss}
@@ -167,15 +174,24 @@ class TestAWholeJob:
     def test_budget_zero_measures_the_base_model(self, spec: FineTuningSpec, serve: Any, base: Any) -> None:
         report = the_report(serve(spec, job_of(0, 0)))
         split = split_of(spec, "validation")
-        nats = tokens = 0.0
+        nats = tokens = hits = exact = 0.0
         for index in range(len(split)):
             ids = torch.from_numpy(split.tokens(index).astype(np.int64))[None]
             labels = ids.clone()
-            labels[0, : split.answer_starts[index]] = -100
+            labels[0, : len(split.prompt(index))] = -100
             with torch.no_grad():
-                nats += float(base(input_ids=ids, labels=labels).loss) * split.answer_length(index)
-            tokens += split.answer_length(index)
-        assert report.metrics == {"validation_loss": pytest.approx(nats / tokens, rel=1e-5), "answer_tokens": tokens}
+                output = base(input_ids=ids, labels=labels)
+            nats += float(output.loss) * len(split.answer(index))
+            is_hit = output.logits[0, :-1].argmax(-1) == labels[0, 1:]
+            hits += int(is_hit.sum())
+            exact += int(is_hit.sum()) == len(split.answer(index))
+            tokens += len(split.answer(index))
+        assert report.metrics == {
+            "validation_loss": pytest.approx(nats / tokens, rel=1e-5),
+            "token_accuracy": hits / tokens,
+            "exact_match": exact / len(split),
+            "learnt_tokens": tokens,
+        }
         assert report.budget == 0
         assert names_of(spec) == []
 
@@ -191,13 +207,24 @@ class TestAWholeJob:
         values, weights = zip(*report.per_example, strict=True)
         assert len(values) == 7
         assert np.average(values, weights=weights) == pytest.approx(report.metrics["test_loss"], rel=1e-12)
-        assert sum(weights) == report.metrics["answer_tokens"]
-        assert "validation_loss" not in report.metrics
+        assert sum(weights) == report.metrics["learnt_tokens"]
+        measured = {"test_loss", "test_token_accuracy", "test_exact_match", "train_loss", "learnt_tokens"}
+        assert set(report.metrics) == measured
         assert len(report.generations) == 2
         again = the_report(serve(spec, job_of(30, 30, split="test")))
         assert replace(again, seconds=0.0) == replace(report, seconds=0.0)
         of_base = the_report(serve(spec, job_of(0, 0, split="test", trial_id=8)))
         assert of_base.metrics["test_loss"] != report.metrics["test_loss"]
+
+    @pytest.mark.parametrize("metric", ["token_accuracy", "exact_match"])
+    def test_the_metric_of_the_study_is_the_one_told_by_example(
+        self, straight: tuple[FineTuningSpec, Report], serve: Any, metric: str
+    ) -> None:
+        spec = replace(straight[0], metric=metric)
+        report = the_report(serve(spec, job_of(90, 90, split="test")))
+        values, weights = zip(*report.per_example, strict=True)
+        assert np.average(values, weights=weights) == pytest.approx(report.metrics[f"test_{metric}"], rel=1e-12)
+        assert report.metrics["test_token_accuracy"] > 0
 
     def test_the_base_model_is_the_same_after_as_before(self, spec: FineTuningSpec, serve: Any) -> None:
         task = FineTuningTask(spec)
@@ -214,6 +241,77 @@ class TestAWholeJob:
         spec = replace(elsewhere("thrifty"), gradient_checkpointing=True, micro_batch_size=2)
         thrifty = the_report(serve(spec, job_of(0, 30, params=params)))
         assert thrifty.metrics == pytest.approx(plain.metrics, rel=1e-5)
+
+
+def tracked_scalars(spec: FineTuningSpec, name: str, trial_id: int = 7) -> dict[int, float]:
+    """The values of one name in the event files of a trial, by number of examples."""
+    return {event.step: event.value for event in tracked_events(spec, trial_id).Scalars(name)}
+
+
+def tracked_events(spec: FineTuningSpec, trial_id: int = 7) -> Any:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(f"{spec.tracking_directory}/tensorboard/trial-{trial_id:05d}")
+    events.Reload()
+    return events
+
+
+class TestTracking:
+    @pytest.fixture
+    def tracked(self, spec: FineTuningSpec, tmp_path: Path) -> FineTuningSpec:
+        return replace(spec, trackers=("tensorboard",), tracking_directory=str(tmp_path / "tracking"))
+
+    def test_a_trial_is_one_run_over_all_its_jobs_and_trains_the_same(
+        self, tracked: FineTuningSpec, straight: tuple[FineTuningSpec, Report], serve: Any
+    ) -> None:
+        jobs = [
+            job_of(0, 30),
+            job_of(30, 90, job_id=2, source=Continue(7, 30)),
+            job_of(90, 90, job_id=3, split="test"),
+        ]
+        messages = serve(tracked, *jobs)
+        assert of_type(messages, Notice | Failure) == []
+        first, last, test = of_type(messages, Report)
+        assert_same_rung(checkpoint_of(tracked, 7, 90), checkpoint_of(straight[0], 7, 90), same_stretch=False)
+        assert last.metrics["validation_loss"] == straight[1].metrics["validation_loss"]
+        losses = {message.budget: message.loss for message in of_type(messages, Progress) if message.phase == "save"}
+        shown = tracked_scalars(tracked, "training/loss")
+        assert {examples: shown[examples] for examples in losses} == pytest.approx(losses)
+        assert list(shown) == list(tracked_scalars(tracked, "training/gradient_norm")) == list(range(6, 96, 6))
+        rates = tracked_scalars(tracked, "training/learning_rate")
+        assert rates[90] == pytest.approx(learning_rate(Recipe.from_params(PARAMS), 14, 90))
+        for name in ("validation_loss", "token_accuracy", "exact_match", "train_loss"):
+            expected = {30: first.metrics[name], 90: last.metrics[name]}
+            assert tracked_scalars(tracked, name) == pytest.approx(expected)
+        assert tracked_scalars(tracked, "test_loss") == {90: pytest.approx(test.metrics["test_loss"])}
+
+    def test_a_job_that_is_stopped_leaves_its_run_for_the_next(self, tracked: FineTuningSpec, serve: Any) -> None:
+        serve(tracked, job_of(0, 30), stop_when=after_steps(2))
+        serve(tracked, job_of(0, 30))
+        assert list(tracked_scalars(tracked, "training/loss")) == [6, 12, 18, 24, 30]
+
+    def test_a_failure_is_recorded(self, tracked: FineTuningSpec, serve: Any, disturb: Any) -> None:
+        disturb(4, run_out_of_memory)
+        messages = serve(tracked, job_of(0, 30), job_of(0, 12, job_id=2, trial_id=8))
+        assert len(of_type(messages, Failure)) == len(of_type(messages, Report)) == 1
+        (event,) = tracked_events(tracked).Tensors("failure/text_summary")
+        assert (event.step, list(event.tensor_proto.string_val)) == (6, [b"oom"])
+        assert list(tracked_scalars(tracked, "training/loss", trial_id=8)) == [6, 12]
+
+    def test_a_tracker_that_fails_is_a_notice_and_no_more(
+        self, tracked: FineTuningSpec, straight: tuple[FineTuningSpec, Report], serve: Any, tmp_path: Path
+    ) -> None:
+        (tmp_path / "tracking").write_text("a file where the directory should be")
+        messages = serve(tracked, job_of(0, 90))
+        (notice,) = of_type(messages, Notice)
+        assert notice.job_id == 1
+        assert notice.text.startswith("tracker tensorboard failed and records nothing more of this job: FileExistsErr")
+        assert replace(the_report(messages), seconds=0.0) == replace(straight[1], seconds=0.0)
+
+    def test_one_that_is_not_installed_is_told_at_once(self, tracked: FineTuningSpec, monkeypatch: Any) -> None:
+        monkeypatch.setattr(sys, "path", [])
+        with pytest.raises(TrackerError, match="pip install mlflow"):
+            FineTuningTask(replace(tracked, trackers=("mlflow",)))
 
 
 class TestPauseAndResume:
@@ -277,12 +375,11 @@ class TestPauseAndResume:
         partial = store.newest(7, 90).checkpoint
         assert partial is not None
         assert partial.state.stretch_seconds > 0
-        slow = replace(partial.state, stretch_seconds=1000.0, trial_seconds=2000.0)
+        slow = replace(partial.state, stretch_seconds=1000.0)
         settings = json.loads((partial.path / "adapter_config.json").read_text())
         store.write(slow, partial.adapter, settings, partial.optimizer)
         report = the_report(serve(spec, job_of(0, 60)))
         assert 1000 < report.seconds < 1100
-        assert 2000 < checkpoint_of(spec, 7, 60).state.trial_seconds < 2100
         assert the_report(serve(spec, job_of(60, 90))).seconds < 100
 
     def test_what_is_measured_is_reported_again_without_work(self, spec: FineTuningSpec, serve: Any) -> None:
@@ -360,9 +457,9 @@ class TestWhatIsMissing:
 
 
 def of_stretch(spec: FineTuningSpec, start: int, end: int) -> int:
-    """The answer tokens of the training examples from one budget to another."""
+    """The learnt tokens of the training examples from one budget to another."""
     split = split_of(spec, "train")
-    return int(answer_lengths(split)[example_indices(3, start, end - start, len(split))].sum())
+    return int(split.learnt_counts[example_indices(3, start, end - start, len(split))].sum())
 
 
 class TestHandingOn:

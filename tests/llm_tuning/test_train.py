@@ -11,9 +11,9 @@ import torch
 from controller.trial import FailureKind
 from llm_tuning.adapters import adapter_weights, load_adapter_weights, lora_attached, trainable_parameters
 from llm_tuning.batches import collate, example_indices
-from llm_tuning.data import TokenizedSplit
 from llm_tuning.recipe import Recipe
 from llm_tuning.schedule import learning_rate
+from llm_tuning.tokenized_split import TokenizedSplit
 from llm_tuning.train import (
     DivergedError,
     GroupLostError,
@@ -21,10 +21,11 @@ from llm_tuning.train import (
     Ranks,
     StepOutcome,
     Trainer,
-    answer_nats,
     describe,
     failure_kind,
     is_fatal,
+    learnt_logits,
+    learnt_nats,
 )
 from search_spaces.space import Params
 
@@ -78,7 +79,7 @@ def test_the_loss_of_answers_is_that_of_the_whole_forward_pass(
     split = make_split(9)
     batch = collate(split, np.array([4, 1, 7, 2]))
     with start() as (model, _), torch.no_grad():
-        got = answer_nats(model, batch, ranks.accelerator)
+        got = learnt_nats(*learnt_logits(model, batch, ranks.accelerator))
         logits = model(input_ids=torch.from_numpy(batch.input_ids)).logits  # after it: the hook must be gone
         assert logits.shape == (*batch.input_ids.shape, 128)
         picked = logits[batch.rows, batch.columns].log_softmax(-1)
@@ -90,8 +91,12 @@ def test_the_loss_of_answers_is_that_of_the_whole_forward_pass(
 def test_padding_and_neighbours_do_not_matter(start: Start, ranks: Ranks, make_split: MakeSplit) -> None:
     split = make_split(9)
     with start() as (model, _), torch.no_grad():
-        together = answer_nats(model, collate(split, np.arange(9)), ranks.accelerator)
-        alone = [answer_nats(model, collate(split, np.array([index])), ranks.accelerator) for index in range(9)]
+
+        def losses(indices: np.ndarray) -> torch.Tensor:
+            return learnt_nats(*learnt_logits(model, collate(split, indices), ranks.accelerator))
+
+        together = losses(np.arange(9))
+        alone = [losses(np.array([index])) for index in range(9)]
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-5, atol=1e-6)
 
 
@@ -113,7 +118,7 @@ def test_what_a_model_does_to_its_logits_is_kept(ranks: Ranks, make_split: MakeS
     split = make_split(5)
     batch = collate(split, np.arange(5))
     with lora_attached(Gemma2ForCausalLM(config).eval(), recipe_of(), 0, TARGETS) as model, torch.no_grad():
-        got = answer_nats(model, batch, ranks.accelerator)
+        got = learnt_nats(*learnt_logits(model, batch, ranks.accelerator))
         logits = model(input_ids=torch.from_numpy(batch.input_ids)).logits
     assert 0.4 < logits.abs().max() <= 0.5  # the cap is felt
     expected = -logits[batch.rows, batch.columns].log_softmax(-1)[torch.arange(len(batch.targets)), batch.targets]
