@@ -8,6 +8,7 @@ from typing import Protocol
 from controller.events import (
     AttemptFailed,
     AttemptStarted,
+    Enqueued,
     Event,
     Failed,
     JobCreated,
@@ -17,6 +18,7 @@ from controller.events import (
 )
 from controller.executor import Executor
 from controller.history import History
+from controller.requests import Enqueue, Filed, Refused, Requests, Stop
 from controller.store import Store
 from controller.strategy import Done, Resume, Start, Strategy, StrategyError, Test, Wait
 from controller.trial import (
@@ -55,6 +57,9 @@ class Checkpoints(Protocol):
 class Controller:
     """Runs a strategy on an executor, with every event in the journal before it is acted on.
 
+    `run` is the whole loop. Who has a loop of their own calls its parts: `take_up` once, then `fill` and `receive`
+    in any order.
+
     Args:
         strategy: decides what trains next.
         executor: runs the jobs.
@@ -62,8 +67,10 @@ class Controller:
         history: what the journal adds up to so far.
         checkpoints: where checkpoints that the strategy no longer retains are deleted; None keeps all.
         max_retries: how often a job is tried again after its worker crashed or hung.
+        requests: what other processes ask for; None heeds nobody.
         on_event: called with every event after it was committed.
         on_progress: called with every sign of life of a job.
+        on_notice: called with a sentence about what other processes asked for.
     """
 
     def __init__(
@@ -75,8 +82,10 @@ class Controller:
         *,
         checkpoints: Checkpoints | None = None,
         max_retries: int = 1,
+        requests: Requests | None = None,
         on_event: Callable[[Event], None] | None = None,
         on_progress: Callable[[Progress], None] | None = None,
+        on_notice: Callable[[str], None] | None = None,
     ) -> None:
         self.strategy = strategy
         self.executor = executor
@@ -84,18 +93,26 @@ class Controller:
         self.history = history
         self._checkpoints = checkpoints
         self._max_retries = max_retries
+        self._requests = requests
         self._on_event = on_event
         self._on_progress = on_progress
+        self._on_notice = on_notice
+        self._requests_taken: set[str] | None = None
         self._declines: dict[int, int] = {}
         self._held: list[int] = []
         self._stopping = False
+        self._draining = False
 
     def request_stop(self) -> None:
         """Make `run` save what is running and return. May be called from a signal handler."""
         self._stopping = True
 
+    def request_drain(self) -> None:
+        """Make `run` return when the jobs at work have reached their rungs. May be called from a signal handler."""
+        self._draining = True
+
     def run(self) -> Done | None:
-        """Run the study to its end. None: it was asked to stop, its open jobs are in the journal.
+        """Run the study to its end. None: it was asked to stop or to drain, its open jobs are in the journal.
 
         Jobs that an earlier run left open are taken up first.
 
@@ -106,23 +123,65 @@ class Controller:
             MetricError: the task does not measure what the study optimises.
         """
         try:
-            for job_id in list(self.history.running):
-                self._attempt(job_id, [])
+            self.take_up()
             while not self._stopping:
-                decision = self._fill()
-                if decision is not None and not self.history.running:
+                self._serve_requests()
+                decision = self.fill()
+                if not self.history.running and (decision is not None or self._draining):
                     return decision
-                self._receive_all(self.executor.poll())
+                self.receive(self.executor.poll())
             return None
         finally:
             self._stopping = True  # nothing is started any more, also if an error ends the study
-            self._receive_all(self.executor.stop())
+            self.receive(self.executor.stop())
 
-    def _fill(self) -> Done | None:
+    def take_up(self) -> None:
+        """Give out once more the jobs that an earlier run left open."""
+        for job_id in list(self.history.running):
+            self._attempt(job_id, [])
+
+    def _serve_requests(self) -> None:
+        """Do what other processes asked for. What is committed is not done again, whatever becomes of the file."""
+        if self._requests is None:
+            return
+        for filed in self._requests.poll():
+            match filed:
+                case Refused(name, reason):
+                    self._notice(f"request {name} was refused: {reason}")
+                    continue
+                case Filed(name, Enqueue(params)):
+                    if name not in self._taken_requests():
+                        self._commit([Enqueued(params, name)])
+                        self._taken_requests().add(name)
+                case Filed(_, Stop(now=True)):
+                    self.request_stop()
+                    self._notice("asked to stop now: saving what is running")
+                case Filed(_, Stop()):
+                    self.request_drain()
+                    jobs = len(self.history.running)
+                    self._notice(f"asked to stop: {jobs} running job{'s'[: jobs != 1]} will reach the next rung first")
+            self._requests.remove(filed.name)
+
+    def _taken_requests(self) -> set[str]:
+        """The requests in the journal, where a killed run may have left one whose file is still there."""
+        if self._requests_taken is None:
+            events = (event for _, _, event in self.store.events())
+            self._requests_taken = {event.request for event in events if isinstance(event, Enqueued) and event.request}
+        return self._requests_taken
+
+    def _notice(self, text: str) -> None:
+        if self._on_notice is not None:
+            self._on_notice(text)
+
+    def fill(self) -> Done | None:
         """Give work to every worker that wants some. The strategy's Done, if that is what it said.
 
-        Nothing new is started while a declined job is held back, or it might never find room.
+        Nothing new is started while a declined job is held back, or it might never find room; nor after somebody
+        has asked to drain, though then it is still worth knowing whether the study is over.
         """
+        if self._draining:
+            decision = Wait() if self.history.running else self.strategy.next(self.history)
+            return decision if isinstance(decision, Done) else None
         while not self._held and not self._stopping and self.executor.has_room():
             decision = self.strategy.next(self.history)
             match decision:
@@ -200,7 +259,8 @@ class Controller:
             for event in events:
                 self._on_event(event)
 
-    def _receive_all(self, messages: Sequence[Message]) -> None:
+    def receive(self, messages: Sequence[Message]) -> None:
+        """Take in what workers said. Raises as `run`."""
         halts = [message for message in messages if isinstance(message, Halt)]
         if halts:
             self._stopping = True  # what fails now is not to blame: its job stays open

@@ -20,9 +20,13 @@ class JournalError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Enqueued:
-    """A configuration that somebody wants tried: the default one, or a user's own."""
+    """A configuration that somebody wants tried: the default one, or a user's own.
+
+    `request` names the request that it came with, so that one is never taken twice.
+    """
 
     params: Params
+    request: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +94,23 @@ class Noted:
     text: str
 
 
-Event = Enqueued | TrialCreated | JobCreated | AttemptStarted | AttemptFailed | Reported | Failed | Noted
+@dataclass(frozen=True, slots=True)
+class SessionStarted:
+    """A process took the study up. What lies before it and the entry before is a pause, see `active_seconds`."""
+
+
+Event = (
+    Enqueued | TrialCreated | JobCreated | AttemptStarted | AttemptFailed | Reported | Failed | Noted | SessionStarted
+)
 
 
 def to_json(event: Event) -> tuple[str, str]:
     """(kind, payload) of an event."""
     match event:
-        case Enqueued(params):
+        case Enqueued(params, request):
             payload: dict[str, Any] = {"params": dict(params)}
+            if request is not None:
+                payload["request"] = request
         case TrialCreated():
             payload = {"trial_id": event.trial_id, "params": dict(event.params), "seed": event.seed}
             if event.source is not None:
@@ -127,6 +140,8 @@ def to_json(event: Event) -> tuple[str, str]:
             payload = report_to_json(report)
         case Noted(job_id, text):
             payload = {"job_id": job_id, "text": text}
+        case SessionStarted():
+            payload = {}
     return type(event).__name__, _encode(payload)
 
 
@@ -153,6 +168,8 @@ def from_json(kind: str, payload: str) -> Event:
                 return AttemptStarted(**data)
             case "Noted":
                 return Noted(**data)
+            case "SessionStarted":
+                return SessionStarted(**data)
     except (TypeError, KeyError, ValueError) as error:
         raise JournalError(f"expected a {kind} entry in the journal, got {payload[:200]!r} ({error})") from error
     raise JournalError(

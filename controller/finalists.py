@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -19,7 +18,12 @@ class Finalists:
 
     First the default configuration (trial 0) is brought to the full budget, then the best `count` trials of
     the full budget and the default are trained again with `repeats` other seeds, and at last the weights of
-    all these runs, and the base model, are measured on the test set. Nothing is chosen after that.
+    all these runs, and the base model, are measured on the test set, each once. Nothing is chosen after that,
+    and nothing is measured again when a finished study is run again.
+
+    A search that ended (by a limit, say) before any trial but the default reached the full budget has its one
+    best trial brought there first: the best of the highest rung, unless the default did better in that rung. If
+    it fails on the way, the next best takes its place. Only one, since each costs a full training.
 
     A repeat of a trial that builds on the weights of others replays its lineage: the ancestors are trained
     again first, with other seeds and to where they handed on. All trials of a repeat carry the labels
@@ -38,6 +42,9 @@ class Finalists:
         """See Strategy."""
         if history.searching:
             return Wait()
+        leader = _unfinished_leader(history)
+        if leader is not None:
+            return Resume(leader.trial_id, history.horizon)
         default = history.trials[DEFAULT_TRIAL] if history.trials else None
         if default is not None and default.failure is None and history.horizon not in default.reports:
             return Resume(DEFAULT_TRIAL, history.horizon)
@@ -54,8 +61,9 @@ class Finalists:
         return self._next_test(history, chosen) if self.test else Done("finalists repeated")
 
     def retain(self, history: History) -> set[int]:
-        """See Strategy: the runs to be tested, and the default, which can still be brought to the full budget."""
-        kept = {DEFAULT_TRIAL}
+        """See Strategy: the runs to be tested, and those that can still be brought to the full budget."""
+        leader = _unfinished_leader(history)
+        kept = {DEFAULT_TRIAL} if leader is None else {DEFAULT_TRIAL, leader.trial_id}
         chosen = {trial.trial_id for trial in self.chosen(history)}
         kept.update(chosen)
         kept.update(other.trial_id for other in history.repeats if other.labels.get("finalist") in chosen)
@@ -83,45 +91,24 @@ class Finalists:
         return Wait() if history.running else Done("finalists repeated and tested")
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """How a finalist did over its seeds.
-
-    Attributes:
-        runs: the trial and its repeats, the measured ones.
-        losses: validation loss of each run at the full budget.
-        mean: their mean.
-        standard_error: of the mean; NaN for a single run.
-    """
-
-    trial: Trial
-    runs: tuple[Trial, ...]
-    losses: tuple[float, ...]
-    mean: float
-    standard_error: float
-
-
-def standings(history: History, finalists: Finalists) -> list[Standing]:
-    """The finalists and the default, ranked by mean validation loss over their seeds, best first."""
-    rows = []
-    for trial in finalists.chosen(history):
-        runs = tuple(run for run in runs_of(history, trial) if history.horizon in run.reports)
-        objective = history.objectives[0]
-        losses = tuple(objective.loss(run.reports[history.horizon].metrics) for run in runs)
-        mean = sum(losses) / len(losses)
-        if len(losses) > 1:
-            variance = sum((loss - mean) ** 2 for loss in losses) / (len(losses) - 1)
-            error = math.sqrt(variance / len(losses))
-        else:
-            error = math.nan
-        rows.append(Standing(trial, runs, losses, mean, error))
-    return sorted(rows, key=lambda row: (row.mean, row.trial.trial_id))
-
-
 def runs_of(history: History, trial: Trial) -> list[Trial]:
     """A trial and its repeats, in the order in which they were started. Those of its ancestors are none of them."""
     repeats = [other for other in history.repeats if other.repeat_of == trial.trial_id]
     return [trial, *(other for other in repeats if other.labels.get("finalist") == trial.trial_id)]
+
+
+def _unfinished_leader(history: History) -> Trial | None:
+    """The trial to bring to the full budget, if none but the default has reached it."""
+    if any(trial_id != DEFAULT_TRIAL for trial_id in history.rung(history.horizon).arrivals):
+        return None
+    for budget in reversed(history.budgets):
+        first = next((entry for entry in history.rung(budget).waiting if entry[1] != DEFAULT_TRIAL), None)
+        if first is not None:
+            default = history.trials[DEFAULT_TRIAL]
+            rivals = default.failure is None and budget in default.reports
+            is_behind = rivals and history.loss(DEFAULT_TRIAL, budget) <= first[0]
+            return None if is_behind else history.trials[first[1]]
+    return None
 
 
 def _next_of_repeat(history: History, finalist: Trial, repeat: int) -> Start | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from controller.events import (
     JournalError,
     Noted,
     Reported,
+    SessionStarted,
     TrialCreated,
 )
 from controller.trial import Continue, Failure, Job, Objective, Report, Trial
@@ -69,6 +71,25 @@ class Ancestor:
     seconds: float
 
 
+Stage = Literal["search", "repeats", "tests"]
+
+
+@dataclass(slots=True)
+class Spent:
+    """What the jobs of a stage have cost so far, failed attempts included. Running jobs count when they end.
+
+    An attempt that was given up counts in full, also where the next one took up a checkpoint of it, so after
+    crashes this is a little more than what was spent.
+
+    Attributes:
+        examples: the budget that was trained, without what trials took over from others.
+        worker_seconds: wall-clock time of workers. With g GPUs a trial, GPU hours are g / 3600 times that.
+    """
+
+    examples: int = 0
+    worker_seconds: float = 0.0
+
+
 class History:
     """All that happened in a study, with indices that grow by one event at a time.
 
@@ -76,6 +97,12 @@ class History:
         seed: the study's seed; all random numbers of the search derive from it.
         objectives: what is optimised. Rungs are ranked by the first.
         horizon: the full budget of a trial.
+
+    Attributes:
+        tests: the jobs on the test set, in the order of their creation.
+        failures: the failures that ended a job for good, tests and repeats included.
+        spent: what each stage has cost: the search, the repeats of finalists, the tests.
+        sessions: how often a process took the study up.
     """
 
     def __init__(self, *, seed: int, objectives: Sequence[Objective], horizon: int) -> None:
@@ -90,6 +117,10 @@ class History:
         self.running: dict[int, Job] = {}
         self.attempts: dict[int, int] = {}
         self.failed_attempts: dict[int, list[Failure]] = {}
+        self.failures: list[Failure] = []
+        self.tests: list[Job] = []
+        self.spent: dict[Stage, Spent] = {"search": Spent(), "repeats": Spent(), "tests": Spent()}
+        self.sessions = 0
         self.notes: list[Noted] = []
         self.queue: list[Params] = []
         self.queue_taken = 0
@@ -121,12 +152,15 @@ class History:
                 self._open_job(job_id)
                 self.attempts[job_id] = attempt
             case AttemptFailed(failure):
-                self._open_job(failure.job_id)
+                job = self._open_job(failure.job_id)
+                self._spend(job, failure.budget, failure.seconds)
                 self.failed_attempts.setdefault(failure.job_id, []).append(failure)
             case Noted():
                 self.notes.append(event)
             case Enqueued(params):
                 self.queue.append(params)
+            case SessionStarted():
+                self.sessions += 1
 
     def rung(self, budget: int, bracket: int | None = None) -> Rung:
         """The trials trained to `budget`: all, or those whose label `bracket` has the given number."""
@@ -145,6 +179,32 @@ class History:
         """First objective of a trial at a rung, as a loss. Raises KeyError if it was not measured."""
         return self._losses[trial_id, budget]
 
+    def losses(self, trial_id: int, budget: int) -> tuple[float, ...]:
+        """All objectives of a trial at a rung, as losses. Raises KeyError if it was not measured."""
+        metrics = self.trials[trial_id].reports[budget].metrics
+        return tuple(objective.loss(metrics) for objective in self.objectives)
+
+    @property
+    def examples(self) -> int:
+        """What the search was trained on so far, see Spent."""
+        return self.spent["search"].examples
+
+    @property
+    def worker_seconds(self) -> float:
+        """What the search has cost so far, see Spent."""
+        return self.spent["search"].worker_seconds
+
+    @property
+    def examples_underway(self) -> int:
+        """What the running jobs of the search will have been trained on when they end."""
+        return sum(job.to_budget - job.from_budget for job in self.searching)
+
+    def stage_of(self, job: Job) -> Stage:
+        """What a job is part of."""
+        if job.split == "test":
+            return "tests"
+        return "search" if self.trials[job.trial_id].repeat_of is None else "repeats"
+
     def best(self) -> Trial | None:
         """The best trial of the highest rung that holds a measured one."""
         for budget in reversed(self.budgets):
@@ -156,11 +216,7 @@ class History:
     @property
     def searching(self) -> list[Job]:
         """The running jobs of the search, in the order of their creation: no repeats, no tests."""
-        return [
-            job
-            for job in self.running.values()
-            if job.split == "validation" and self.trials[job.trial_id].repeat_of is None
-        ]
+        return [job for job in self.running.values() if self.stage_of(job) == "search"]
 
     def lineage(self, trial_id: int) -> list[Ancestor]:
         """The trials whose weights a trial builds on, nearest first: its source, the source of that, and so on.
@@ -234,13 +290,16 @@ class History:
         self.jobs.append(job)
         self.running[job.job_id] = job
         trial.running = job
-        if job.split == "validation" and trial.reports:
+        if job.split == "test":
+            self.tests.append(job)
+        elif trial.reports:
             entry = (self._losses[trial.trial_id, trial.budget], trial.trial_id)
             for rung in self._rungs_of(trial, trial.budget):
                 _remove(rung.waiting, entry)
 
     def _apply_report(self, report: Report) -> None:
         job, trial = self._close_job(report.job_id)
+        self._spend(job, report.budget, report.seconds)
         if job.split == "test":
             trial.tests[job.to_budget] = report
             return
@@ -255,6 +314,8 @@ class History:
 
     def _apply_failure(self, failure: Failure) -> None:
         job, trial = self._close_job(failure.job_id)
+        self._spend(job, failure.budget, failure.seconds)
+        self.failures.append(failure)
         if job.split == "test":
             return
         trial.failure = failure
@@ -266,6 +327,17 @@ class History:
         if trial.repeat_of is not None:
             return []
         return [self._rungs.setdefault((bracket, budget), Rung()) for bracket in _brackets(trial.labels)]
+
+    def _spend(self, job: Job, budget: int, seconds: float) -> None:
+        """Count what a job cost that ended, or an attempt of it, at a budget."""
+        spent = self.spent[self.stage_of(job)]
+        spent.worker_seconds += seconds
+        if job.split == "validation":
+            start = job.from_budget
+            if isinstance(job.source, Continue):  # jobs end at a whole batch, a little past their budget
+                handed_on = self.trials[job.source.trial_id].reports.get(job.source.budget)
+                start = start if handed_on is None else handed_on.budget
+            spent.examples += max(0, budget - start)
 
     def _open_job(self, job_id: int) -> Job:
         if job_id not in self.running:

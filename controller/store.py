@@ -19,33 +19,21 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import sqlalchemy as sa
-from sqlalchemy.dialects import sqlite
-
 from controller.events import Event, from_json, to_json
 
 JOURNAL_NAME = "journal.sqlite"
 LOCK_NAME = "lock"
 LOCK_PATIENCE_SECONDS = 0.5
 
-_metadata = sa.MetaData()
-_journal = sa.Table(
-    "journal",
-    _metadata,
-    sa.Column("sequence", sa.Integer, primary_key=True),
-    sa.Column("time", sa.Float, nullable=False),
-    sa.Column("kind", sa.String, nullable=False),
-    sa.Column("payload", sa.Text, nullable=False),
-)
-_manifest = sa.Table(
-    "manifest",
-    _metadata,
-    sa.Column("key", sa.String, primary_key=True),
-    sa.Column("value", sa.Text, nullable=False),
-)
-
-# Compiled once: the statement is executed twice a job, and preparing it took longer than writing the rows.
-_APPEND = str(_journal.insert().values(time=0.0, kind="", payload="").compile(dialect=sqlite.dialect()))
+_TABLES = """
+CREATE TABLE IF NOT EXISTS journal (
+    sequence INTEGER NOT NULL PRIMARY KEY, time FLOAT NOT NULL, kind VARCHAR NOT NULL, payload TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS manifest ("key" VARCHAR NOT NULL PRIMARY KEY, value TEXT NOT NULL);
+"""
+_APPEND = "INSERT INTO journal (time, kind, payload) VALUES (?, ?, ?)"
+_READ = "SELECT sequence, time, kind, payload FROM journal WHERE sequence > ? ORDER BY sequence"
+_DESCRIBE = "INSERT OR REPLACE INTO manifest (key, value) VALUES (?, ?)"
 
 
 class StoreError(ValueError):
@@ -55,7 +43,7 @@ class StoreError(ValueError):
 class Store:
     """The journal, open for writing (`Store.open`) or for reading (`Store.read_only`)."""
 
-    def __init__(self, path: Path, connection: sa.Connection, lock: int | None) -> None:
+    def __init__(self, path: Path, connection: sqlite3.Connection, lock: int | None) -> None:
         self.path = path
         self._connection = connection
         self._lock = lock
@@ -79,7 +67,7 @@ class Store:
         path = directory / JOURNAL_NAME
         try:
             connection = _connect(path)
-        except sa.exc.DatabaseError as error:
+        except sqlite3.Error as error:
             os.close(lock)
             raise _store_error(path, error) from error
         return cls(path, connection, lock)
@@ -98,7 +86,7 @@ class Store:
             )
         try:
             connection = _connect(path, read_only=True)
-        except sa.exc.DatabaseError as error:
+        except sqlite3.Error as error:
             raise _store_error(path, error) from error
         return cls(path, connection, None)
 
@@ -112,7 +100,7 @@ class Store:
         now = time.time()
         rows = [(now, *to_json(event)) for event in events]
         with self._transaction():
-            self._connection.exec_driver_sql(_APPEND, rows)
+            self._connection.executemany(_APPEND, rows)
 
     def events(self, after: int = 0) -> Iterator[tuple[int, float, Event]]:
         """(sequence number, time in seconds since the epoch, event) of all entries after a sequence number.
@@ -121,25 +109,20 @@ class Store:
             StoreError: the file cannot be read.
             JournalError: an entry makes no sense to this version.
         """
-        columns = (_journal.c.sequence, _journal.c.time, _journal.c.kind, _journal.c.payload)
-        query = sa.select(*columns).where(_journal.c.sequence > after).order_by(_journal.c.sequence)
         with self._transaction():
-            rows = self._connection.execute(query).all()
+            rows = self._connection.execute(_READ, (after,)).fetchall()
         for sequence, moment, kind, payload in rows:
             yield sequence, moment, from_json(kind, payload)
 
     def write_manifest(self, values: Mapping[str, Any]) -> None:
         """Set JSON values that describe the whole study. Raises StoreError if the disk refuses."""
-        rows = [{"key": key, "value": json.dumps(value)} for key, value in values.items()]
         with self._transaction():
-            for row in rows:
-                self._connection.execute(sa.delete(_manifest).where(_manifest.c.key == row["key"]))
-                self._connection.execute(_manifest.insert(), row)
+            self._connection.executemany(_DESCRIBE, [(key, json.dumps(value)) for key, value in values.items()])
 
     def manifest(self) -> dict[str, Any]:
         """What `write_manifest` set. Raises StoreError if the file cannot be read."""
         with self._transaction():
-            rows = self._connection.execute(sa.select(_manifest.c.key, _manifest.c.value)).all()
+            rows = self._connection.execute("SELECT key, value FROM manifest").fetchall()
         return {key: json.loads(value) for key, value in rows}
 
     @contextlib.contextmanager
@@ -148,7 +131,7 @@ class Store:
         try:
             yield
             self._connection.commit()
-        except sa.exc.DatabaseError as error:
+        except sqlite3.Error as error:
             self._connection.rollback()
             raise _store_error(self.path, error) from error
 
@@ -214,26 +197,21 @@ def _lock(descriptor: int, path: Path, patience_seconds: float) -> None:
         return
 
 
-def _connect(path: Path, *, read_only: bool = False) -> sa.Connection:
+def _connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     mode = "rwc"
     if read_only:
         # Readers of a WAL share memory in a file beside it, which a read-only disk forbids; then nobody writes either.
         archived = not os.access(path.parent, os.W_OK) and not Path(f"{path}-wal").exists()
         mode = "ro&immutable=1" if archived else "ro"
     address = f"{path.resolve().as_uri()}?mode={mode}"
-    engine = sa.create_engine(
-        "sqlite://",
-        creator=lambda: sqlite3.connect(address, timeout=30, uri=True, check_same_thread=False),
-        poolclass=sa.NullPool,
-    )
-    connection = engine.connect()
+    connection = sqlite3.connect(address, timeout=30, uri=True, check_same_thread=False)
     try:
         if read_only:
-            connection.execute(sa.select(_manifest.c.key).limit(1))
+            connection.execute("SELECT key FROM manifest LIMIT 1").fetchone()
         else:
-            connection.exec_driver_sql("PRAGMA journal_mode=WAL")
-            connection.exec_driver_sql("PRAGMA synchronous=NORMAL")
-            _metadata.create_all(connection)
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=NORMAL")
+            connection.executescript(_TABLES)
         connection.commit()
     except BaseException:
         connection.close()
@@ -241,8 +219,8 @@ def _connect(path: Path, *, read_only: bool = False) -> sa.Connection:
     return connection
 
 
-def _store_error(path: Path, error: sa.exc.DatabaseError) -> StoreError:
-    cause = str(error.orig)
+def _store_error(path: Path, error: sqlite3.Error) -> StoreError:
+    cause = str(error)
     if "full" in cause:
         remedy = "free some space and run the same command again; nothing that was committed is lost"
     elif any(symptom in cause for symptom in ("malformed", "not a database", "no such table")):

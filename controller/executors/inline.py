@@ -15,7 +15,8 @@ class InlineExecutor:
     Args:
         task: what trains the jobs.
         capacity: how many jobs are handed to the task at a time. With more than one, a task that
-            hosts several trials finds them all in its inbox.
+            hosts several trials finds them all in its inbox. A stop that is asked for while they are at
+            work is seen after them, since the controller has its turn then.
     """
 
     def __init__(self, task: Task, capacity: int = 1) -> None:
@@ -35,10 +36,11 @@ class InlineExecutor:
         self._inbox.jobs.append(job)
 
     def poll(self) -> Sequence[Message]:
-        """See Executor: trains all that was submitted before it returns.
+        """See Executor: trains the jobs that were submitted first, `capacity` of them, before it returns.
 
         What the task raises is not caught: a mistake in a function of one's own wants its traceback.
         """
+        self._inbox.left = self._capacity
         self._task.run(self._inbox, self._messages.append)
         return self._take_messages()
 
@@ -53,15 +55,23 @@ class InlineExecutor:
 
 
 class _DequeInbox:
-    """An inbox that closes when it is empty, since nobody else could fill it while the task runs."""
+    """An inbox that closes when it is empty, since nobody else could fill it while the task runs.
+
+    It also closes when `left` jobs were taken: a resumed study submits all of its open jobs at once, and it must
+    be possible to stop between them.
+    """
 
     def __init__(self) -> None:
         self.jobs: deque[Job] = deque()
+        self.left = 0
         self.stopping = False
 
     def get(self) -> Job | None:
         """See Inbox."""
-        return self.jobs.popleft() if self.jobs and not self.stopping else None
+        if not self.jobs or self.stopping or not self.left:
+            return None
+        self.left -= 1
+        return self.jobs.popleft()
 
     def poll(self) -> Job | None:
         """See Inbox."""

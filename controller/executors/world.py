@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 class WorldError(ValueError):
@@ -52,6 +52,12 @@ class World:
     def control_port(self) -> int:
         """Where rank 0 listens for the others; 0 lets the system choose, when there are no others."""
         return 0 if self.port is None else self.port + 1
+
+    def hosted(self) -> list[World]:
+        """The ranks whose supervisors this process runs: its own, or all of them if no launcher started others."""
+        if self.port is not None:
+            return [self]
+        return [replace(self, rank=rank, local_rank=rank) for rank in range(self.size)]
 
     def require_groups(self, group_size: int) -> None:
         """Raise WorldError if the ranks cannot be divided into groups of this size."""

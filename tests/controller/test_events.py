@@ -17,6 +17,7 @@ from controller.events import (
     JournalError,
     Noted,
     Reported,
+    SessionStarted,
     TrialCreated,
     from_json,
     to_json,
@@ -36,6 +37,7 @@ EVENTS: list[Event] = [
     Reported(Report(0, 101, {"loss": 1 / 3, "tokens": 7.0}, seconds=0.1)),
     Reported(Report(0, 9, {"loss": 1e-300}, 2.0, per_example=((0.5, 2.0), (0.25, 1.0)), generations=("ä\n", "b"))),
     Noted(0, "the checkpoint was damaged: trained again"),
+    SessionStarted(),
 ]
 
 

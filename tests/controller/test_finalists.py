@@ -1,17 +1,17 @@
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from controller.events import Event, JobCreated, Reported
-from controller.finalists import Finalists, runs_of, standings
+from controller.finalists import Finalists, runs_of
 from controller.history import History
 from controller.samplers.random import RandomSampler
 from controller.schedulers.asha import ASHA
 from controller.schedulers.full_budget import FullBudget
+from controller.standings import standings
 from controller.strategy import Composed, Decision, Done, InTurn, Resume, Start, Strategy, Wait
 from controller.trial import Continue, FailureKind, Inherit, Job
 from search_spaces.space import Space
@@ -125,31 +125,90 @@ def test_a_failed_repeat_or_test_is_not_tried_for_ever(study: Any, fake_task: An
     assert [len(row.runs) for row in standings(history, finalists)].count(1) == 1
 
 
-def test_standings_are_ranked_by_the_mean_over_seeds(study: Any, fake_task: Any, space: Space) -> None:
-    losses = iter([0.30, 0.10, 0.20, 0.50, 0.24, 0.36, 0.34])  # trials 0, 1, 2; repeats of 1, 2, 0
+def test_a_finished_study_is_never_tested_again(study: Any, fake_task: Any, quality: Any, space: Space) -> None:
+    finished = study(asha_then(Finalists(count=2, repeats=1), space), fake_task(quality), horizon=9)
+    history = finished.run(2, enqueue=[DEFAULT])
+    jobs = len(history.jobs)
 
-    class Scripted(fake_task):
-        def measure(self, job: Job, state: Any) -> Any:
-            report = super().measure(job, state)
-            report.metrics["loss"] = next(losses)
-            return report
+    again = finished.run(2)
 
-    finalists = Finalists(count=2, repeats=1, test=False)
-    strategy = InTurn([Composed(RandomSampler(space), FullBudget(3)), finalists])
-    history = study(strategy, Scripted(), horizon=9).run()
-    rows = standings(history, finalists)
-    assert [row.trial.trial_id for row in rows] == [2, 1, 0]  # 1 was best by luck
-    assert [row.mean for row in rows] == pytest.approx([0.22, 0.30, 0.33])
-    assert rows[0].losses == (0.20, 0.24)
-    assert rows[0].standard_error == pytest.approx(0.02)
-    assert [run.repeat_of for run in rows[0].runs] == [None, 2]
+    assert len(again.jobs) == jobs
+    assert len(again.tests) == len({(job.trial_id, job.to_budget) for job in again.tests}) == 7  # 6 runs and the base
 
 
-def test_a_single_run_has_no_standard_error(study: Any, fake_task: Any, space: Space) -> None:
-    strategy = Composed(RandomSampler(space), FullBudget(1))
-    history = study(strategy, fake_task(), horizon=9).run()
-    (row,) = standings(history, Finalists())
-    assert math.isnan(row.standard_error)
+@dataclass(frozen=True)
+class LowRungs:
+    """A search that ends before the full budget: so many trials at 3, the given ones also at 6."""
+
+    space: Space
+    count: int
+    promoted: tuple[int, ...] = ()
+
+    def next(self, history: History) -> Decision:
+        if history.searching:
+            return Wait()
+        if len(history.trials) < self.count:
+            return Start(DEFAULT if not history.trials else self.space.sample(history.generator()), 3)
+        for trial_id in self.promoted:
+            if history.trials[trial_id].budget == 3:
+                return Resume(trial_id, 6)
+        return Done("the budget is used up")
+
+    def retain(self, history: History) -> set[int]:
+        return set()
+
+
+def ended_early(study: Any, task: Any, space: Space, promoted: tuple[int, ...] = ()) -> History:
+    strategy = InTurn([LowRungs(space, 6, promoted), Finalists(count=3, repeats=1)])
+    return study(strategy, task, horizon=9, checked=True).run()
+
+
+def best_of(history: History, budget: int, *left_out: int) -> int:
+    return next(trial_id for _, trial_id in history.rung(budget).ranking if trial_id not in left_out)
+
+
+def full(history: History) -> set[int]:
+    return {trial.trial_id for trial in history.trials if 9 in trial.reports and trial.repeat_of is None}
+
+
+def test_a_search_that_ended_early_has_its_best_trial_finished(
+    study: Any, fake_task: Any, quality: Any, space: Space
+) -> None:
+    history = ended_early(study, fake_task(quality), space)
+    best = best_of(history, 3, 0)
+    assert full(history) == {0, best}
+    assert [trial.trial_id for trial in history.trials if trial.repeat_of is None and 9 in trial.tests] == [0, best]
+
+
+def test_the_highest_rung_counts_before_the_loss(study: Any, fake_task: Any, quality: Any, space: Space) -> None:
+    history = ended_early(study, fake_task(quality), space, (4,))
+    assert best_of(history, 3, 0) != 4
+    assert full(history) == {0, 4}
+
+
+def test_the_next_best_takes_the_place_of_one_that_fails(
+    study: Any, fake_task: Any, quality: Any, space: Space
+) -> None:
+    first = best_of(ended_early(study, fake_task(quality), space), 3, 0)
+    task = fake_task(
+        quality, fails=lambda job: FailureKind.OOM if (job.trial_id, job.to_budget) == (first, 9) else None
+    )
+    history = ended_early(study, task, space)
+    assert full(history) == {0, best_of(history, 3, 0, first)}
+
+
+def test_nobody_is_finished_who_was_behind_the_default(study: Any, fake_task: Any, space: Space) -> None:
+    task = fake_task(lambda params: 0.0 if params == DEFAULT else 100.0)
+    assert full(ended_early(study, task, space)) == {0}
+
+
+def test_a_default_that_failed_stands_in_nobodys_way(study: Any, fake_task: Any, space: Space) -> None:
+    task = fake_task(
+        lambda params: 0.0 if params == DEFAULT else 100.0,
+        fails=lambda job: FailureKind.OOM if (job.trial_id, job.to_budget) == (0, 9) else None,
+    )
+    history = ended_early(study, task, space)
+    assert full(history) == {best_of(history, 3, 0)}
 
 
 @dataclass(frozen=True)

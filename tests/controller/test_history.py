@@ -17,6 +17,7 @@ from controller.events import (
     JournalError,
     Noted,
     Reported,
+    SessionStarted,
     TrialCreated,
 )
 from controller.history import History
@@ -319,3 +320,61 @@ def test_indices_equal_what_a_fresh_count_gives(steps: list[tuple[int, float | N
             assert rung.waiting == sorted(idle)
             assert sorted(rung.arrivals) == sorted(measured)
             assert rung.promoted == len(ranking) - len(idle)
+
+
+def test_what_was_spent_is_told_by_stage() -> None:
+    script = Script()
+    history = script.history
+    first = script.start(3)
+    history.apply(AttemptFailed(Failure(first, FailureKind.CRASH, "killed", 2, 5.0)))
+    history.apply(Reported(Report(first, 4, {"loss": 1.0}, 10.0)))  # a batch ends past the budget
+    assert (history.examples, history.worker_seconds) == (2 + 4, 15.0)
+    resumed = script.job(0, 3, 9)
+    assert history.examples_underway == 6
+    history.apply(Reported(Report(resumed, 10, {"loss": 0.9}, 20.0)))
+    assert history.examples == 2 + 10
+    assert history.examples_underway == 0
+    failing = script.start(9, source=Continue(0, 9))
+    history.apply(Failed(Failure(failing, FailureKind.OOM, "too large", 0, 1.0)))
+    assert (history.examples, history.worker_seconds) == (12, 36.0)
+    script.trial(0.8, 27, repeat_of=0)
+    assert (history.examples, history.worker_seconds) == (12, 36.0)
+    tested = script.job(0, 9, 9, split="test")
+    history.apply(Reported(Report(tested, 9, {"test_loss": 0.8}, 3.0)))
+    assert {stage: (spent.examples, spent.worker_seconds) for stage, spent in history.spent.items()} == {
+        "search": (12, 36.0),
+        "repeats": (27, 1.0),
+        "tests": (0, 3.0),
+    }
+    assert [failure.job_id for failure in history.failures] == [failing]
+    assert [job.job_id for job in history.tests] == [tested]
+
+
+def test_what_a_trial_inherits_or_continues_is_not_spent_again() -> None:
+    script = Script()
+    history = script.history
+    script.trial(1.0, 9)
+    history.apply(TrialCreated(1, {}, 0, Continue(0, 9)))
+    history.apply(JobCreated(1, 1, 9, 27, Continue(0, 9)))
+    script.report(1, 0.5)
+    assert history.examples == 27
+    history.apply(TrialCreated(2, {}, 0, Inherit(1, 27)))
+    history.apply(JobCreated(2, 2, 0, 3, Inherit(1, 27)))
+    script.report(2, 0.5)
+    assert history.examples == 30
+
+
+def test_sessions_are_counted() -> None:
+    assert replay([SessionStarted(), SessionStarted()]).sessions == 2
+
+
+def test_all_objectives_are_losses() -> None:
+    history = History(seed=0, objectives=[Objective("loss"), Objective("accuracy", "maximize")], horizon=9)
+    for event in (
+        TrialCreated(0, {}, 0),
+        JobCreated(0, 0, 0, 9),
+        Reported(Report(0, 9, {"loss": 2.0, "accuracy": 0.75}, 1.0)),
+    ):
+        history.apply(event)
+    assert history.losses(0, 9) == (2.0, -0.75)
+    assert history.loss(0, 9) == 2.0

@@ -37,11 +37,22 @@ def test_messages_come_in_the_order_in_which_the_task_sent_them(fake_task: Any) 
     assert isinstance(last, Report)
 
 
-def test_a_queue_that_is_longer_than_the_capacity_is_worked_off(fake_task: Any) -> None:
-    executor = InlineExecutor(fake_task())
+def test_a_queue_that_is_longer_than_the_capacity_is_worked_off_poll_by_poll(fake_task: Any) -> None:
+    executor = InlineExecutor(fake_task(slots=2), capacity=2)
     for number in range(3):  # a resumed study submits all open jobs at once
         executor.submit(job(number))
-    assert reports(executor.poll()) == [0, 1, 2]
+    assert sorted(reports(executor.poll())) == [0, 1]
+    assert not executor.has_room() or executor.submit(job(3)) is None
+    assert 2 in reports(executor.poll())
+
+
+def test_a_stop_is_seen_between_two_jobs_that_were_submitted_together(fake_task: Any) -> None:
+    executor = InlineExecutor(fake_task())
+    for number in range(3):
+        executor.submit(job(number))
+    assert reports(executor.poll()) == [0]  # now the controller has its turn, and may stop
+    executor.stop()
+    assert executor.poll() == []
 
 
 def test_what_the_task_raises_is_raised_and_what_it_said_before_is_kept() -> None:

@@ -16,7 +16,11 @@ from controller.schedulers.asha import ASHA
 from controller.schedulers.full_budget import FullBudget
 from controller.strategy import Composed, Sampler, Scheduler
 from controller.trial import FailureKind, Job
+from search_spaces.conditions import OneOf
 from search_spaces.domains import Choice, Float, Int
+from search_spaces.per_layer import per_layer
+from search_spaces.priors import Normal, ScaledBy, Weights
+from search_spaces.rules import Divides, Sum
 from search_spaces.space import Space
 
 SAMPLERS: dict[str, Callable[[Space], Sampler]] = {
@@ -116,3 +120,43 @@ def test_it_goes_on_when_everything_fails(
     history = study(Composed(make_sampler(space), scheduler), task, horizon=9).run(3)
     assert len(history.trials) == 24
     assert history.best() is None
+
+
+def test_conditions_rules_and_priors_hold_in_every_proposal(
+    study: Any, fake_task: Any, make_sampler: Any, scheduler: Scheduler, project: Any
+) -> None:
+    layers, exists = per_layer("architecture.ffn", Choice((64, 128, 256)), Int(1, 4), "architecture.num_layers")
+    space = Space(
+        {
+            "optimizer.learning_rate": Float(1e-3, 1e-1, log=True),
+            "optimizer.batch_size": Choice((8, 16)),
+            "schedule.kind": Choice(("linear", "wsd")),
+            "schedule.warmup": Float(0.0, 0.9),
+            "schedule.decay": Float(0.1, 0.9),
+            "architecture.heads": Int(1, 12),
+            "architecture.kv_heads": Int(1, 12),
+            "architecture.num_layers": Int(1, 4),
+            **layers,
+        },
+        conditions=(OneOf("schedule.decay", "schedule.kind", ("wsd",)), *exists),
+        rules=(
+            Divides("architecture.kv_heads", "architecture.heads"),
+            Sum(("schedule.warmup", "schedule.decay"), high=1.0),
+            Sum(tuple(layers), high=500),
+        ),
+        priors={
+            "optimizer.learning_rate": Normal(1e-2, 0.3, ScaledBy("optimizer.batch_size", 8, 0.5)),
+            "optimizer.batch_size": Weights((1, 3)),
+        },
+    )
+
+    def run() -> Any:
+        task = fake_task(lambda params: float(params.get("schedule.decay", 0.5)))
+        return study(Composed(make_sampler(space), scheduler), task, horizon=9, checked=True).run(2)
+
+    history = run()
+    assert len(history.trials) == 24
+    for trial in history.trials:
+        space.validate(trial.params)
+    assert {"schedule.decay" in trial.params for trial in history.trials} == {True, False}
+    assert project(run()) == project(history)

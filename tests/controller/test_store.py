@@ -75,7 +75,7 @@ def test_a_directory_may_have_any_name(tmp_path: Path, name: str) -> None:
 def test_the_mode_is_the_one_that_is_promised(tmp_path: Path) -> None:
     with Store.open(tmp_path) as store:
         pragmas = [
-            store._connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("journal_mode", "synchronous")
+            store._connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")
         ]
     assert pragmas == ["wal", 1]  # 1 is NORMAL
 

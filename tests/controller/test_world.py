@@ -73,3 +73,13 @@ def test_without_launcher_drops_what_it_set() -> None:
     environment = {"RANK": "1", "TORCHELASTIC_RUN_ID": "x", "PATH": "/bin", "ACCELERATE_USE_CPU": "true"}
     environment |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "ACCELERATE_MIXED_PRECISION": "bf16"}
     assert without_launcher(environment) == {"PATH": "/bin", "ACCELERATE_USE_CPU": "true"}
+
+
+def test_a_process_hosts_its_own_rank_under_a_launcher_and_all_of_them_without() -> None:
+    launched = World(1, 4, 1, 2, "10.0.0.1", 29500)
+    assert launched.hosted() == [launched]
+    assert World().hosted() == [World()]
+    assert World(size=2, local_size=2).hosted() == [
+        World(rank=0, size=2, local_rank=0, local_size=2),
+        World(rank=1, size=2, local_rank=1, local_size=2),
+    ]
