@@ -124,6 +124,7 @@ def specification(directory: Path, *, quick: bool) -> dict[str, Any]:
     """Prepare model, tokenizer and data; what the worker is built from."""
     from llm_tuning.base_model import load_tokenizer, resolve_base_model
     from llm_tuning.data import prepare_splits
+    from llm_tuning.splits import DataRequest, read_splits
 
     source = resolve_base_model(MODEL)
     tokenizer = load_tokenizer(source)
@@ -131,7 +132,8 @@ def specification(directory: Path, *, quick: bool) -> dict[str, Any]:
     paths = {split: directory / f"{split}.jsonl" for split in ("train", "validation")}
     for path in paths.values():
         path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    prepare_splits(paths, tokenizer, directory / "data", max_length=128)
+    rows = read_splits(DataRequest(str(paths["train"]), str(paths["validation"])))
+    prepare_splits(rows, tokenizer, directory / "data", max_length=128)
     tokenizer.save_pretrained(str(directory / "tokenizer"))
     return {
         "model_directory": str(model),

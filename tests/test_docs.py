@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from llm_tuning.recipe import RECIPE_DEFAULTS
 from thresher.config import parse_config
 
 REPOSITORY = Path(__file__).parents[1]
@@ -25,25 +24,6 @@ def test_configs_in_the_docs_are_valid(page: str, block: str) -> None:
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "configs").glob("*.yaml")), ids=lambda path: path.name)
 def test_runnable_examples_are_valid(path: Path) -> None:
     parse_config(yaml.safe_load(path.read_text()))
-
-
-def test_the_reference_names_every_key_with_its_default() -> None:
-    page = (REPOSITORY / "docs" / "config.md").read_text()
-    block = YAML_BLOCK.findall(page)[0]
-    written = yaml.safe_load(block)
-    minimal = {
-        "model": {"name": written["model"]["name"]},
-        "data": {name: written["data"][name] for name in ("train", "validation")},
-        "search": {"budget": written["search"]["budget"]},
-        "output": {"directory": written["output"]["directory"]},
-    }
-    shown = parse_config(written).model_dump(mode="json")
-    assert shown == parse_config(minimal).model_dump(mode="json")
-    for section, values in shown.items():
-        if isinstance(values, dict):
-            assert not set(values) - set(written[section]), f"{section} lacks a key"
-    for name in RECIPE_DEFAULTS:
-        assert f"`{name}`" in page
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

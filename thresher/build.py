@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from controller.finalists import Finalists
 from controller.samplers.evolution import EvolutionSampler
@@ -13,15 +13,29 @@ from controller.samplers.random import RandomSampler
 from controller.schedulers.asha import ASHA
 from controller.schedulers.full_budget import FullBudget
 from controller.schedulers.rungs import geometric_rungs
-from controller.strategy import Composed, InTurn, Sampler, Scheduler, Strategy
+from controller.strategy import Composed, Sampler, Scheduler, Strategy
 from controller.trial import Objective
 from llm_tuning.base_model import context_length
 from llm_tuning.recipe import RECIPE_DEFAULTS, FineTuningSpec
 from nas.architecture import Architecture, ArchitectureError
-from search_spaces.domains import Choice
-from search_spaces.families import Family, family_for, load_family
-from search_spaces.space import ParamValue, Space
-from thresher.config import AshaConfig, ConfigError, EvolutionConfig, StudyConfig, check_budgets, check_domains
+from search_spaces.domains import Choice, ParamValue
+from search_spaces.families import find_family
+from search_spaces.space import Space, SpaceError
+from thresher.config import (
+    AshaConfig,
+    ConfigError,
+    EvolutionConfig,
+    FullBudgetConfig,
+    RandomConfig,
+    SearchConfig,
+    StudyConfig,
+)
+from thresher.space_section import check_domains, merge_space, nearest
+from thresher.strategies import uses_rungs
+
+MIN_BATCHES_PER_RUNG: Final = 8
+MAX_AUTO_BUDGET: Final = 50_000
+"""Training examples of a full training, at most, where the config does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +47,7 @@ class Plan:
         defaults: the full default configuration; what is not searched keeps these values.
         default_params: the part of it that lies in the space, which is trial 0.
         budgets: the rungs, lowest first; the last is the full budget and the horizon of every schedule.
+        search: what trains next until its budget is used up; `finalists` come after it.
         lora_targets: groups of module names that adapters may be put on.
         architecture: the model's sizes; None if the model is of a kind whose costs are not known.
         notes: what the user should know about these choices.
@@ -42,69 +57,103 @@ class Plan:
     defaults: Mapping[str, ParamValue]
     default_params: Mapping[str, ParamValue]
     budgets: tuple[int, ...]
-    strategy: Strategy
+    search: Strategy
     finalists: Finalists
-    objective: Objective
+    objectives: tuple[Objective, ...]
     lora_targets: Mapping[str, tuple[str, ...]]
     architecture: Architecture | None
     notes: tuple[str, ...]
 
 
-def build_plan(config: StudyConfig, model_config: Mapping[str, Any]) -> Plan:
+def build_plan(config: StudyConfig, model_config: Mapping[str, Any], rows: Mapping[str, int]) -> Plan:
     """The plan of a study for a model with the given transformers configuration.
+
+    Args:
+        rows: how many rows each split has. A budget that the config leaves open follows from those of `train`.
 
     Raises:
         ConfigError: texts may be longer than the model's context, the rungs are too small, the default lies outside
             the space, there is no space, or it holds values that no training can be made of.
         FamilyError: the family does not exist or its file is wrong.
     """
-    notes: list[str] = []
     context = context_length(model_config)
     if context is not None and config.data.max_length > context:
         raise ConfigError(
             f"data.max_length: expected at most {context}, the context of the model in tokens, got "
             f"{config.data.max_length}; lower it to {context} or less"
         )
-    family = _family(config, model_config, notes)
-    defaults = _defaults(config, family, model_config)
-    space = config.space_object() or (family.space if family is not None else None)
-    if space is None:
-        raise ConfigError(
-            f"space: expected a space, since no family covers the model type {model_config.get('model_type')!r}, "
-            "got none; list the hyperparameters to search, or name model.family"
-        )
-    default_params = _default_params(space, defaults)
-    lora_targets = {} if family is None else family.lora_targets
-    _check_combinations(space, defaults, lora_targets)
-    budgets = rung_budgets(config)
-    check_budgets(config, budgets, int(_highest(space, defaults, "optimizer.batch_size")))
-    finalists = Finalists(config.finalists.count, config.finalists.repeats, test=config.data.test is not None)
-    search = Composed(_sampler(config, space), _scheduler(config, budgets))
+    family = find_family(config.model.family, model_config)
+    notes = list(family.notes)
+    defaults = {**RECIPE_DEFAULTS, **family.defaults_for(model_config), **config.hyperparameters}
+    try:
+        space, fixed = merge_space(config.space, family.space_for(model_config), defaults)
+        check_domains(space)
+    except SpaceError as error:
+        raise ConfigError(str(error)) from error
+    defaults = _settled_defaults(config, space, {**defaults, **fixed}, notes)
+    _check_combinations(space, defaults, family.lora_targets)
+    largest_batch = int(_highest(space, defaults, "optimizer.batch_size"))
+    budgets = rung_budgets(config, rows["train"], largest_batch)
+    if config.search.budget is None:
+        notes.append(f"search.budget: {budgets[-1]} examples a full training, from {rows['train']} training rows")
+    finalists = Finalists(config.finalists.count, config.finalists.repeats, test="test" in rows)
     return Plan(
         space=space,
         defaults=defaults,
-        default_params=default_params,
+        default_params=_default_params(space, defaults),
         budgets=budgets,
-        strategy=InTurn((search, finalists)),
+        search=Composed(_sampler(config, space), _scheduler(config, budgets)),
         finalists=finalists,
-        objective=Objective(config.objective.metric, config.objective.direction),
-        lora_targets=lora_targets,
+        objectives=config.objectives,
+        lora_targets=family.lora_targets,
         architecture=_architecture(model_config, notes),
         notes=tuple(notes),
     )
 
 
-def rung_budgets(config: StudyConfig) -> tuple[int, ...]:
-    """The rungs of a config's search, lowest first. Raises ConfigError if they cannot be laid out."""
-    search = config.search
-    if not isinstance(search.scheduler, AshaConfig):
-        return (search.budget,)
-    factor = search.scheduler.reduction_factor
-    lowest = search.scheduler.min_budget or max(1, search.budget // factor**2)
-    try:
-        return geometric_rungs(lowest, search.budget, factor)
-    except ValueError as error:
-        raise ConfigError(f"search.scheduler: {error}") from error
+def rung_budgets(config: StudyConfig, train_rows: int, largest_batch: int) -> tuple[int, ...]:
+    """The rungs of a config's search, lowest first.
+
+    Without `search.budget` the last is an epoch, as long as that is no more than MAX_AUTO_BUDGET and leaves
+    the lowest rung MIN_BATCHES_PER_RUNG of the largest batches.
+
+    Raises ConfigError if they cannot be laid out, or are so small that a few batches decide.
+    """
+    search, scheduler = config.search, scheduler_config(config.search)
+    factor = scheduler.reduction_factor if isinstance(scheduler, AshaConfig) else 1
+    least = MIN_BATCHES_PER_RUNG * largest_batch
+    budget = search.budget
+    if budget is None:
+        lowest = scheduler.min_budget if isinstance(scheduler, AshaConfig) else None
+        budget = max(min(train_rows, MAX_AUTO_BUDGET), least * factor**2, lowest or 0)
+    if not isinstance(scheduler, AshaConfig):
+        budgets: tuple[int, ...] = (budget,)
+    else:
+        try:
+            budgets = geometric_rungs(scheduler.min_budget or max(1, budget // factor**2), budget, factor)
+        except ValueError as error:
+            raise ConfigError(f"search.scheduler: {error}") from error
+    if budgets[0] < least:
+        raise ConfigError(
+            f"search: expected a lowest rung of at least {least} training examples ({MIN_BATCHES_PER_RUNG} of the "
+            f"largest batches, {largest_batch}), got {budgets[0]} (rungs {', '.join(map(str, budgets))}); raise "
+            "search.budget or search.scheduler.min_budget, or take smaller batches"
+        )
+    return budgets
+
+
+def sampler_config(search: SearchConfig) -> RandomConfig | EvolutionConfig:
+    """Which configurations are tried: as the config says, else by the kind of search."""
+    if search.sampler is not None:
+        return search.sampler
+    return RandomConfig(kind="random") if search.kind in ("random", "asha") else EvolutionConfig(kind="evolution")
+
+
+def scheduler_config(search: SearchConfig) -> AshaConfig | FullBudgetConfig:
+    """How far each is trained: as the config says, else by the kind of search."""
+    if search.scheduler is not None:
+        return search.scheduler
+    return AshaConfig(kind="asha") if uses_rungs(search.kind) else FullBudgetConfig(kind="full")
 
 
 def worker_task(config: StudyConfig, plan: Plan, model_directory: Path) -> dict[str, Any]:
@@ -124,9 +173,13 @@ def worker_task(config: StudyConfig, plan: Plan, model_directory: Path) -> dict[
         evaluation_batch_size=resources.evaluation_batch_size,
         gradient_checkpointing=resources.gradient_checkpointing,
         save_every_seconds=resources.save_every_minutes * 60,
+        metric=config.metric,
         generations=config.output.generations,
         max_new_tokens=config.output.max_new_tokens,
         trust_remote_code=config.model.trust_remote_code,
+        trackers=config.output.trackers,
+        tracking_directory=str(directory / "tracking"),
+        tracking_project=directory.name,
     ).to_dict()
 
 
@@ -135,36 +188,40 @@ def largest_rank(plan: Plan) -> int:
     return int(_highest(plan.space, plan.defaults, "lora.rank"))
 
 
-def _family(config: StudyConfig, model_config: Mapping[str, Any], notes: list[str]) -> Family | None:
-    if config.model.family is not None:
-        return load_family(config.model.family)
-    model_type = str(model_config.get("model_type"))
-    family = family_for(model_type)
-    if family is None:
-        notes.append(
-            f"no family covers the model type {model_type!r}: general defaults, adapters on all linear layers only"
-        )
-    return family
+def _settled_defaults(
+    config: StudyConfig, space: Space, defaults: Mapping[str, ParamValue], notes: list[str]
+) -> dict[str, ParamValue]:
+    """The default configuration, inside the space: what the family proposes outside it moves to the nearest value.
 
-
-def _defaults(config: StudyConfig, family: Family | None, model_config: Mapping[str, Any]) -> dict[str, ParamValue]:
-    defaults = dict(RECIPE_DEFAULTS)
-    hidden_size = model_config.get("hidden_size")
-    if family is not None and isinstance(hidden_size, int):
-        defaults |= family.default_params(hidden_size)
-    return defaults | config.hyperparameters
+    Raises ConfigError for a value that the config itself gives outside the space.
+    """
+    settled = dict(defaults)
+    for name, domain in space.domains.items():
+        value = defaults[name]
+        if domain.contains(value):
+            continue
+        if name in config.hyperparameters:
+            raise ConfigError(
+                f"space.{name}: expected the default configuration (trial 0) to lie in the space, here {domain}, "
+                f"got {value!r}; change it under `hyperparameters`, or widen the space"
+            )
+        settled[name] = nearest(domain, value)
+        notes.append(f"default {name}: {settled[name]!r}, the value of this space that is nearest to {value!r}")
+    return settled
 
 
 def _default_params(space: Space, defaults: Mapping[str, ParamValue]) -> dict[str, ParamValue]:
-    """The part of the defaults that the space varies, which is trial 0. Raises ConfigError if it lies outside."""
-    params = {}
-    for name, domain in space.domains.items():
-        params[name] = defaults[name]
-        if not domain.contains(defaults[name]):
-            raise ConfigError(
-                f"space.{name}: expected the default configuration (trial 0) to lie in the space, here {domain}, "
-                f"got {defaults[name]!r}; set {name} under `hyperparameters`, or widen the space"
-            )
+    """The part of the defaults that the space varies, which is trial 0. Raises ConfigError if it breaks a rule."""
+    given = {name: defaults[name] for name in space.names}
+    params = space.repair(given)  # without what does not exist for these values
+    params = {name: given[name] for name in params}
+    try:
+        space.validate(params)
+    except SpaceError as error:
+        raise ConfigError(
+            f"space: expected the default configuration (trial 0) to lie in the space, got: {error}; set other values "
+            "under `hyperparameters`, or change the space"
+        ) from error
     return params
 
 
@@ -172,7 +229,6 @@ def _check_combinations(
     space: Space, defaults: Mapping[str, ParamValue], lora_targets: Mapping[str, tuple[str, ...]]
 ) -> None:
     """Refuse what no single value is to blame for, before a trial fails of it. Raises ConfigError."""
-    check_domains(space)
     if "wsd" in possible_values(space, defaults, "schedule.kind"):
         warmup, decay = (_highest(space, defaults, f"schedule.{part}") for part in ("warmup", "decay"))
         if warmup + decay > 1:
@@ -204,7 +260,7 @@ def _architecture(model_config: Mapping[str, Any], notes: list[str]) -> Architec
 
 
 def _sampler(config: StudyConfig, space: Space) -> Sampler:
-    sampler = config.search.sampler
+    sampler = sampler_config(config.search)
     if not isinstance(sampler, EvolutionConfig):
         return RandomSampler(space)
     try:
@@ -221,7 +277,7 @@ def _sampler(config: StudyConfig, space: Space) -> Sampler:
 
 def _scheduler(config: StudyConfig, budgets: tuple[int, ...]) -> Scheduler:
     keep = config.finalists.count
-    scheduler = config.search.scheduler
+    scheduler = scheduler_config(config.search)
     if not isinstance(scheduler, AshaConfig):
         return FullBudget(config.search.trials, keep=keep)
     return ASHA(

@@ -1,11 +1,14 @@
-"""The command line."""
+"""The command line. What a command needs is imported inside it: `--help` must not wait for pydantic, or torch."""
 
 from __future__ import annotations
 
 import json
 import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -19,38 +22,290 @@ EXIT_WRONG_INPUT = 2
 EXIT_HALTED = 3
 EXIT_INTERRUPTED = 130
 
+PREPARE = "Prepare a study"
+RUN = "Run it"
+READ = "Read its results"
+
 app = typer.Typer(
     name="thresher",
     help="Find the best way to fine-tune a language model.",
     epilog="Exit codes: 0 done, 1 no trial could be measured, 2 wrong input, 3 halted (disk full, say), "
-    "130 interrupted. After 3 and 130 the same command goes on where it stopped.",
+    "130 stopped or interrupted before the end. After 3 and 130 the same command goes on where it stopped, "
+    "and so does `thresher resume`.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 
+ConfigArgument = Annotated[Path, typer.Argument(metavar="CONFIG", help="the YAML of the study")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="a study's directory, or its config")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="in place of what the config says, such as search.trials=20"),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
 def main() -> None:
     """Entry point of `thresher` and `python -m thresher`."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a curve is no reason to fail where the terminal lacks a character
     app()
 
 
-@app.command()
-def run(config: Annotated[Path, typer.Argument(metavar="CONFIG", help="the YAML of the study")]) -> None:
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from thresher import __version__
+
+        typer.echo(f"thresher {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="print the version and exit")
+    ] = False,
+) -> None:
+    """Find the best way to fine-tune a language model."""
+
+
+@app.command(rich_help_panel=PREPARE)
+def init(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="hub id, local directory, or .gguf file")],
+    data: Annotated[str, typer.Argument(metavar="DATA", help="a data file, or a hub data set")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="where to write it")] = Path(
+        "study.yaml"
+    ),
+    force: Annotated[bool, typer.Option("--force", help="overwrite the file if it is there")] = False,
+) -> None:
+    """Write a commented config for a model and data to start from."""
+    with _refusals():
+        from thresher.scaffold import write_config
+
+        write_config(model, data, output, force=force, console=Console())
+
+
+@app.command(rich_help_panel=PREPARE)
+def validate(config: ConfigArgument, overrides: SetOption = None) -> None:
+    """Check everything that can be checked without training: files, columns, template, rules, memory, disk."""
+    with _refusals():
+        from thresher.config import load_config
+        from thresher.prepare import validate as check
+
+        check(load_config(config, overrides or ()), Console())
+
+
+@app.command(rich_help_panel=PREPARE)
+def plan(
+    config: ConfigArgument,
+    overrides: SetOption = None,
+    probe: Annotated[bool, typer.Option(help="train a few steps to measure how fast this device is")] = True,
+) -> None:
+    """Show what will run: rungs, jobs, disk, and with a short probe the hours on this device."""
+    with _refusals():
+        from thresher.config import load_config
+        from thresher.forecast import show_plan
+
+        show_plan(load_config(config, overrides or ()), Console(), probe)
+
+
+@app.command(rich_help_panel=PREPARE)
+def data(
+    config: ConfigArgument,
+    overrides: SetOption = None,
+    rows: Annotated[int, typer.Option("--rows", min=1, help="examples to show of each split")] = 3,
+) -> None:
+    """Preview the data as the model will see it: rows, lengths, and which tokens are learnt."""
+    with _refusals():
+        from thresher.config import load_config
+        from thresher.data_view import preview
+
+        preview(load_config(config, overrides or ()), Console(), rows)
+
+
+@app.command(rich_help_panel=PREPARE)
+def families(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="one family in full; default: all")] = None,
+) -> None:
+    """Show the model families: which models they cover, what is searched, and the priors with their source."""
+    with _refusals():
+        from thresher.families_view import show_families
+
+        show_families(name, Console())
+
+
+@app.command(rich_help_panel=PREPARE)
+def schema() -> None:
+    """Print the JSON Schema of the config, for editors that complete and check it."""
+    from thresher.schema import config_schema
+
+    typer.echo(json.dumps(config_schema(), indent=2))
+
+
+@app.command(rich_help_panel=RUN)
+def run(config: ConfigArgument, overrides: SetOption = None) -> None:
     """Run a study, or go on with it: the same command resumes what was stopped or killed.
 
     On several devices: accelerate launch -m thresher run CONFIG
     """
-    from controller.executors.world import World, WorldError
     from thresher.config import load_config
+
+    _launch(lambda: load_config(config, overrides or ()))
+
+
+@app.command(rich_help_panel=RUN)
+def resume(run: Annotated[Path, typer.Argument(metavar="RUN", help="a study's directory")]) -> None:
+    """Go on with a study by its directory, with the config that it was started with."""
+
+    def stored() -> StudyConfig:
+        from thresher.record import StudyRecord
+
+        record = StudyRecord.open(run)
+        output = record.config.output.model_copy(update={"directory": record.directory})
+        return record.config.model_copy(update={"output": output})
+
+    _launch(stored)
+
+
+@app.command(rich_help_panel=RUN)
+def enqueue(
+    run: RunArgument,
+    values: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="such as lora.rank=16; the rest: default")
+    ] = None,
+    file: Annotated[Path | None, typer.Option("--file", metavar="FILE", help="the same as YAML")] = None,
+) -> None:
+    """Ask for a configuration of your own to be tried next, also while the study runs."""
+    with _refusals():
+        from thresher.enqueue import enqueue as ask
+        from thresher.enqueue import read_assignments
+
+        given = read_assignments(values or (), file)
+        asked = ask(_open(run), given)
+        for name, value in asked.params.items():
+            typer.echo(f"  {name}: {value}{'' if name in given else '  (default)'}")
+        for sentence in asked.sentences:
+            typer.echo(sentence)
+
+
+@app.command(rich_help_panel=RUN)
+def stop(
+    run: RunArgument,
+    now: Annotated[bool, typer.Option("--now", help="save what is running and stop, as Ctrl-C would")] = False,
+) -> None:
+    """End a study that runs, after the jobs at work have reached their rungs. It can go on later."""
+    with _refusals():
+        from thresher.stopping import ask_to_stop
+
+        typer.echo(ask_to_stop(run, now=now))
+
+
+@app.command(rich_help_panel=READ)
+def status(run: RunArgument, as_json: JsonOption = False) -> None:
+    """Show where a study stands, also while it runs: trials, rungs, workers, pace, budget, failures."""
+    with _refusals():
+        from thresher.status_view import status_data, status_of, status_view
+
+        found = status_of(_open(run), time.time())
+        if as_json:
+            _print_json(status_data(found))
+        else:
+            Console().print(status_view(found))
+
+
+@app.command(rich_help_panel=READ)
+def best(run: RunArgument, as_json: JsonOption = False) -> None:
+    """Show the best configuration: the winner among the finalists, or the best trial so far."""
+    with _refusals():
+        record = _open(run)
+        winner = record.winner()
+        objective = record.history.objectives[0]
+        params, value = record.params(winner.trial), record.value(winner.loss)
+    if as_json:
+        summary = {
+            "trial": winner.trial.trial_id,
+            "metric": objective.metric,
+            "direction": objective.direction,
+            "value": value,
+            "mean_of": [run.trial_id for run in winner.counted],
+            "runs": [run.trial_id for run in winner.runs],
+            "budget": winner.budget,
+            "full_budget": record.history.horizon,
+            "params": params,
+            "searched": list(winner.trial.params),
+        }
+        _print_json(summary)
+        return
+    repeated = winner.counted != (winner.trial,)
+    of = f"mean of {len(winner.counted)} repeat{'s'[: len(winner.counted) != 1]}" if repeated else "1 run"
+    typer.echo(
+        f"trial {winner.trial.trial_id}: {objective.metric} {value:.4f} ({of}) at {winner.budget} of "
+        f"{record.history.horizon} examples"
+    )
+    for name, setting in sorted(params.items()):
+        typer.echo(f"  {name}: {setting}{'' if name in winner.trial.params else '  (fixed)'}")
+
+
+@app.command(rich_help_panel=READ)
+def trial(
+    run: RunArgument,
+    number: Annotated[int, typer.Argument(metavar="N", help="the number of the trial")],
+    as_json: JsonOption = False,
+) -> None:
+    """Show all of one trial: parameters, origin, every rung, learning curve, failures, notes, files."""
+    with _refusals():
+        from thresher.trial_view import find_trial, trial_data, trial_view
+
+        record = _open(run)
+        found = find_trial(record, number)
+        if as_json:
+            _print_json(trial_data(record, found))
+        else:
+            Console().print(trial_view(record, found))
+
+
+@app.command(rich_help_panel=READ)
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="directories of studies, or configs")],
+    as_json: JsonOption = False,
+) -> None:
+    """Hold studies against each other: settings, winners, and a paired bootstrap on the same test set."""
+    with _refusals():
+        from thresher.compare_view import compare_studies, comparison_data, comparison_view
+
+        compared = compare_studies([_open(run) for run in runs])
+        if as_json:
+            _print_json(comparison_data(compared))
+        else:
+            Console().print(comparison_view(compared))
+
+
+@app.command(rich_help_panel=READ)
+def export(
+    run: RunArgument,
+    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="an empty or new directory")],
+    merged: Annotated[bool, typer.Option("--merged", help="the whole model, the adapter merged into it")] = False,
+) -> None:
+    """Copy the winner's adapter to a directory, for PeftModel.from_pretrained; or the merged model."""
+    with _refusals():
+        record = _open(run)
+        winner, exported = record.winner(), record.export(to, merged=merged)
+    repeat = "" if exported is winner.trial else f" as repeated in trial {exported.trial_id}"
+    what = "model with the adapter" if merged else "adapter"
+    typer.echo(f"{what} of trial {winner.trial.trial_id}{repeat}, trained on {winner.budget} examples, written to {to}")
+
+
+def _launch(load: Callable[[], StudyConfig]) -> None:
+    """Run the study of a config in this process's place among the launched ones."""
+    from controller.executors.world import World, WorldError
 
     console = Console()
     world = World()
     try:
         world = World.from_environment()
-        study = load_config(config)
+        study = load()
         if world.rank:
             from thresher.study import supervise_only
 
@@ -65,78 +320,7 @@ def run(config: Annotated[Path, typer.Argument(metavar="CONFIG", help="the YAML 
             raise typer.Exit(EXIT_WRONG_INPUT) from None  # the first rank of this machine says it
         _fail(f"rank {world.rank}: {error}" if world.rank else error, EXIT_WRONG_INPUT)
     except OSError as error:
-        place = f" for {error.filename}" if error.filename else ""
-        _fail(
-            f"expected files that can be read and written, got {error.strerror or error}{place}; "
-            "free some space or mend permissions, then run the same command again",
-            EXIT_HALTED,
-        )
-
-
-@app.command()
-def status(run: RunArgument) -> None:
-    """Show where a study stands, also while it runs."""
-    from controller.store import writer_of
-    from thresher.report import leaderboard
-
-    record = _open(run)
-    history = record.history
-    console = Console()
-    names = history.trials[0].params if history.trials else ()
-    console.print(leaderboard(history, names=tuple(names), limit=20))
-    failed = sum(trial.failure is not None for trial in history.trials)
-    writer = writer_of(record.directory)
-    console.print(
-        f"{history.num_started()} of {record.config.search.trials} trials started, {failed} failed, "
-        f"{len(history.running)} jobs open; {f'run by {writer}' if writer else 'nobody is running it'}",
-        highlight=False,
-    )
-
-
-@app.command()
-def best(run: RunArgument, as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False) -> None:
-    """Show the best configuration: the winner among the finalists, or the best trial so far."""
-    record = _open(run)
-    try:
-        winner = record.winner()
-    except ValueError as error:
-        _fail(error, EXIT_WRONG_INPUT)
-    params = record.params(winner.trial)
-    metric = record.config.objective.metric
-    if as_json:
-        summary = {
-            "trial": winner.trial.trial_id,
-            metric: winner.loss,
-            "runs": len(winner.runs),
-            "budget": winner.budget,
-            "params": params,
-        }
-        typer.echo(json.dumps(summary, indent=2))
-        return
-    runs = f"mean of {len(winner.runs)} runs" if len(winner.runs) > 1 else "1 run"
-    typer.echo(
-        f"trial {winner.trial.trial_id}: {metric} {winner.loss:.4f} ({runs}) at {winner.budget} of "
-        f"{record.history.horizon} examples"
-    )
-    for name, value in sorted(params.items()):
-        typer.echo(f"  {name}: {value}{'' if name in winner.trial.params else '  (fixed)'}")
-
-
-@app.command()
-def export(
-    run: RunArgument,
-    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="an empty or new directory")],
-) -> None:
-    """Copy the winner's adapter to a directory, for PeftModel.from_pretrained."""
-    record = _open(run)
-    try:
-        winner, exported = record.winner(), record.export(to)
-    except ValueError as error:
-        _fail(error, EXIT_WRONG_INPUT)
-    repeat = "" if exported is winner.trial else f" as repeated in trial {exported.trial_id}"
-    typer.echo(
-        f"adapter of trial {winner.trial.trial_id}{repeat}, trained on {winner.budget} examples, written to {to}"
-    )
+        _fail(_disk_refusal(error), EXIT_HALTED)
 
 
 def _run(study: StudyConfig, world: object, console: Console) -> None:
@@ -157,13 +341,37 @@ def _run(study: StudyConfig, world: object, console: Console) -> None:
         _fail(error, EXIT_NO_RESULT)
 
 
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Tell a person what is wrong with the input, or with the disk, and leave with the code for it."""
+    try:
+        yield
+    except ValueError as error:
+        _fail(error, EXIT_WRONG_INPUT)
+    except OSError as error:
+        _fail(_disk_refusal(error), EXIT_HALTED)
+    except KeyboardInterrupt:
+        _fail("interrupted", EXIT_INTERRUPTED)
+
+
 def _open(run: Path) -> StudyRecord:
     from thresher.record import StudyRecord
 
-    try:
-        return StudyRecord.open(run)
-    except ValueError as error:
-        _fail(error, EXIT_WRONG_INPUT)
+    return StudyRecord.open(run)
+
+
+def _print_json(data: Mapping[str, Any]) -> None:
+    from thresher.comparison import plain_data
+
+    typer.echo(json.dumps(plain_data(data), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def _disk_refusal(error: OSError) -> str:
+    place = f" for {error.filename}" if error.filename else ""
+    return (
+        f"expected files that can be read and written, got {error.strerror or error}{place}; "
+        "free some space or mend permissions, then run the same command again"
+    )
 
 
 def _fail(error: Exception | str, code: int) -> NoReturn:

@@ -1,95 +1,66 @@
 """How the finalists compare: seeds on validation data, bootstrap intervals on test data, and verdicts.
 
-The winner is chosen by validation alone, see `controller.finalists.standings`; the test set only says what the
-choice is worth. Where something was not measured the result says so instead of guessing.
+The winner is chosen by validation alone, see `controller.standings`; the test set only says what the choice is
+worth. Where something was not measured the result says so instead of guessing.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from controller.finalists import DEFAULT_TRIAL, Finalists, Standing, runs_of, standings
+from controller.finalists import DEFAULT_TRIAL, Finalists, runs_of
 from controller.history import History
-from controller.trial import Report
+from controller.intervals import Deviation, Interval, Verdict, pooled_deviation
+from controller.standings import Selection, Standing, selection_of, standings, ties_of, unselected
+from controller.trial import Objective, Report, Trial
 from search_spaces.space import Params
+from thresher.bootstrap import (
+    RESAMPLES,
+    Floats,
+    TestSample,
+    are_paired,
+    bootstrap,
+    on_test_set,
+    percentile_interval,
+    sample_of,
+)
 
-TEST_METRIC = "test_loss"
-RESAMPLES = 10_000
 FEW_EXAMPLES = 30
-
-Verdict = Literal["better", "worse", "tie"]
-Floats = npt.NDArray[np.float64]
-
-_CHUNK = 2_000_000  # example draws held at a time: 16 MB as int64
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A 95 % percentile interval."""
-
-    low: float
-    high: float
-
-    @property
-    def verdict(self) -> Verdict:
-        """What it says as the interval of a difference of losses, ours minus theirs."""
-        if self.high < 0:
-            return "better"
-        return "worse" if self.low > 0 else "tie"
-
-
-@dataclass(frozen=True, slots=True)
-class TestSample:
-    """Test losses by example.
-
-    Attributes:
-        values: [runs, examples], float64.
-        weights: [examples], float64, positive (answer tokens, say); the same for all runs.
-    """
-
-    __test__ = False  # not a test case, whatever a test runner makes of the name
-    values: Floats
-    weights: Floats
-
-    @property
-    def mean(self) -> float:
-        """sum_i w_i v_i / sum_i w_i, with v_i the mean of example i over the runs."""
-        return float(self.values.mean(axis=0) @ self.weights / self.weights.sum())
 
 
 @dataclass(frozen=True, slots=True)
 class TestScore:
-    """A loss on the test set.
+    """A result on the test set.
 
     Attributes:
-        runs: how many trained models it is the mean of.
+        loss: the first objective as a loss, the mean over the runs.
         interval: None where the losses by example are missing, fewer than two or do not match, see `sample_of`.
+        runs: how many trained models it is the mean of.
         examples: how many it rests on; 0 where that is not known.
+        metrics: the mean of everything that the test jobs measured, over the same runs, in its own direction.
         generations: answers of the first run to the first test prompts.
     """
 
-    __test__ = False
+    __test__ = False  # not a test case, whatever a test runner makes of the name
     loss: float
     interval: Interval | None
     runs: int
     examples: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
     generations: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A finalist, or the default configuration, with all its runs.
+    """A finalist, or the default configuration, with all its runs. See Standing for the estimate.
 
     Attributes:
         runs: the trial and its repeats that reached the full budget.
         losses: validation loss of each run; that of the trial itself, by which it was chosen, first.
-        standard_error: of their mean; NaN for a single run.
+        values: the mean of each objective over the runs that `mean` is over, in its own direction.
         test: None if none of its runs was tested.
     """
 
@@ -99,7 +70,19 @@ class Contender:
     losses: tuple[float, ...]
     mean: float
     standard_error: float
+    interval: Interval | None
+    values: Mapping[str, float]
     test: TestScore | None = None
+
+    @property
+    def repeated(self) -> bool:
+        """Whether the mean is over repeats, and not the run that the trial was chosen by."""
+        return len(self.losses) > 1
+
+    @property
+    def counted(self) -> int:
+        """How many runs the mean is over."""
+        return max(1, len(self.losses) - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,47 +105,25 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
-    """How much of the winner's validation loss was luck: the best of many is better than it is.
-
-    Attributes:
-        found: its loss on the run by which it was chosen.
-        repeated: mean loss of its repeats, which no choice has touched.
-        default_found, default_repeated: the same of the default configuration, if it was repeated too.
-    """
-
-    found: float
-    repeated: float
-    default_found: float | None = None
-    default_repeated: float | None = None
-
-    @property
-    def value(self) -> float:
-        """found - repeated: negative by what selection flattered the winner."""
-        return self.found - self.repeated
-
-
-@dataclass(frozen=True, slots=True)
 class Comparison:
     """All that the end of a study can say about its finalists. Losses are lower-is-better throughout.
 
     Attributes:
-        metric: the validation metric; `sign` times a loss gives its value (-1 for a maximised metric).
+        objectives: of the study; everything here that is one loss is of the first.
         contenders: best first by mean validation loss. The first is the winner.
         base: the base model on the test set.
         differences: winner minus base, default and every other finalist, as far as they were tested.
-        ties: the contenders whose validation mean is within two standard errors of the winner's.
-        selection: None if the winner is the default (nothing was selected) or has no repeats.
+        ties: the contenders that validation cannot tell from the winner.
+        selection: how much of the winner's lead was luck.
         gaps: a sentence for everything that is missing or rough.
     """
 
-    metric: str
-    sign: int
+    objectives: tuple[Objective, ...]
     contenders: tuple[Contender, ...]
     base: TestScore | None
     differences: tuple[Difference, ...]
     ties: tuple[int, ...]
-    selection: Selection | None
+    selection: Selection
     gaps: tuple[str, ...]
 
     @property
@@ -170,101 +131,129 @@ class Comparison:
         """The contender with the best mean validation loss; None if no trial reached the full budget."""
         return self.contenders[0] if self.contenders else None
 
+    @property
+    def metric(self) -> str:
+        """The metric of the first objective."""
+        return self.objectives[0].metric
+
+    @property
+    def sign(self) -> int:
+        """What a loss is multiplied by to give the value of its metric."""
+        return 1 if self.objectives[0].direction == "minimize" else -1
+
     def to_json(self) -> dict[str, Any]:
-        """Everything but the generations as plain data; what is no number becomes None."""
-        data: dict[str, Any] = plain_data(asdict(self))
-        for score in (data["base"], *(contender["test"] for contender in data["contenders"])):
-            if score is not None:
-                del score["generations"]
-        for entry, difference in zip(data["differences"], self.differences, strict=True):
-            entry["verdict"] = difference.verdict
-        data["winner"] = None if self.winner is None else self.winner.trial_id
-        return data
+        """Everything but the generations as plain data, in the direction of the metric; no number becomes None."""
+        data = {
+            "metric": self.metric,
+            "direction": self.objectives[0].direction,
+            "test_metric": on_test_set(self.objectives[0]).metric,
+            "winner": self.winner.trial_id if self.winner else None,
+            "contenders": [self._contender_to_json(contender) for contender in self.contenders],
+            "base_model": self._score_to_json(self.base),
+            "differences": [
+                {
+                    "winner_minus": label_of(difference.trial_id),
+                    "trial_id": difference.trial_id,
+                    "value": self.sign * difference.value,
+                    "interval": self._interval_to_json(difference.interval),
+                    "verdict": difference.verdict,
+                }
+                for difference in self.differences
+            ],
+            "ties_on_validation": list(self.ties),
+            "selection": self._selection_to_json(),
+            "gaps": list(self.gaps),
+        }
+        plain: dict[str, Any] = plain_data(data)
+        return plain
+
+    def value(self, loss: float | None) -> float | None:
+        """A loss, or a sum of losses, in the direction of the metric; None stays None."""
+        return None if loss is None else self.sign * loss
+
+    def values(self, interval: Interval | None) -> Interval | None:
+        """An interval of losses in the direction of the metric."""
+        if interval is None or self.sign == 1:
+            return interval
+        return Interval(-interval.high, -interval.low)
+
+    def _contender_to_json(self, contender: Contender) -> dict[str, Any]:
+        return {
+            "trial_id": contender.trial_id,
+            "params": contender.params,
+            "runs": contender.runs,
+            "found": self.value(contender.losses[0]),
+            "repeats": [self.value(loss) for loss in contender.losses[1:]],
+            "mean": self.value(contender.mean),
+            "mean_is_over": "repeats" if contender.repeated else "the run that it was chosen by",
+            "standard_error": contender.standard_error,
+            "interval": self._interval_to_json(contender.interval),
+            "objectives": contender.values,
+            "test": self._score_to_json(contender.test),
+        }
+
+    def _score_to_json(self, score: TestScore | None) -> dict[str, Any] | None:
+        if score is None:
+            return None
+        return {
+            "value": self.value(score.loss),
+            "interval": self._interval_to_json(score.interval),
+            "runs": score.runs,
+            "examples": score.examples,
+            "metrics": score.metrics,
+        }
+
+    def _selection_to_json(self) -> dict[str, Any]:
+        """Leads are positive where the trial is better than the default, whatever the direction of the metric."""
+        selection = self.selection
+        interval = selection.interval
+        return {
+            "trial_id": selection.trial_id,
+            "found": self.value(selection.found),
+            "repeated": self.value(selection.repeated),
+            "default_found": self.value(selection.default_found),
+            "default_repeated": self.value(selection.default_repeated),
+            "lead_found": selection.lead_found,
+            "lead_repeated": selection.lead_repeated,
+            "vanished": selection.vanished,
+            "vanished_interval": None if interval is None else [interval.low, interval.high],
+            "vanished_share": selection.share,
+            "unknown": selection.unknown,
+        }
+
+    def _interval_to_json(self, interval: Interval | None) -> list[float] | None:
+        shown = self.values(interval)
+        return None if shown is None else [shown.low, shown.high]
 
 
 def compare(history: History, finalists: Finalists, *, resamples: int = RESAMPLES) -> Comparison:
-    """Compare the finalists of a study as far as they were repeated and tested.
+    """Rank the finalists and judge the winner on the test set.
 
-    Intervals are percentiles of `bootstrap`, seeded by the study; those of a difference are paired, i.e. both losses
-    are computed on the same resampled examples (Efron and Tibshirani 1993, chapter 16; Koehn 2004). Each holds by
-    itself with 95 %: nothing is corrected for the number of comparisons.
+    The same history gives the same result: the bootstrap is seeded by the study's seed.
     """
     rows = standings(history, finalists)
-    reports = [[run.tests[history.horizon] for run in row.runs if history.horizon in run.tests] for row in rows]
-    base_reports = [trial.tests[0] for trial in history.trials if 0 in trial.tests][:1]
-    tested = dict(zip([*(row.trial.trial_id for row in rows), None], [*reports, base_reports], strict=True))
-    scores, differences = _test_scores(tested, history.seed, resamples)
     gaps = _gaps(history, rows)
-    if not finalists.test:
-        gaps.append("There is no test set: nothing here was measured on data that the search did not choose by.")
+    groups = {row.trial.trial_id: _tested_runs(history, row) for row in rows}
+    reports: dict[int | None, list[Report]] = {
+        trial_id: [run.tests[history.horizon] for run in runs] for trial_id, runs in groups.items()
+    }
+    reports[None] = [trial.tests[0] for trial in history.trials if 0 in trial.tests][:1]
+    objective = on_test_set(history.objectives[0])
+    deviation = _test_deviation(history, rows, objective)
+    scores, differences = _test_scores(reports, objective, deviation, history.seed, resamples)
+    if rows and finalists.test:
+        gaps += _test_gaps(history, rows, scores, objective, deviation)
     elif rows:
-        gaps += _test_gaps(history, rows, scores)
-    objective = history.objectives[0]
+        gaps.append("There is no test set: nothing here was measured on data that the search did not choose by.")
     return Comparison(
-        metric=objective.metric,
-        sign=1 if objective.direction == "minimize" else -1,
-        contenders=tuple(_contender(row, score) for row, score in zip(rows, scores[:-1], strict=True)),
+        objectives=history.objectives,
+        contenders=tuple(_contender(history, row, score) for row, score in zip(rows, scores[:-1], strict=True)),
         base=scores[-1],
         differences=tuple(sorted(differences, key=lambda difference: (difference.trial_id or 0) > 0)),
-        ties=_validation_ties(rows),
-        selection=_selection(rows),
+        ties=tuple(row.trial.trial_id for row in ties_of(rows)),
+        selection=selection_of(rows),
         gaps=tuple(gaps),
     )
-
-
-def bootstrap(samples: Sequence[TestSample], *, seed: int, resamples: int = RESAMPLES) -> Floats:
-    """Mean losses of models on resampled test sets, [resamples, len(samples)].
-
-    Each resample draws N of the N examples with replacement, in common for all samples, and takes the weighted mean
-    of each. Where a sample has R > 1 runs, R - 1 of them are drawn with replacement, independently of the examples:
-    drawing R would make the variance between runs too small by the factor (R - 1) / R, which matters for R = 3
-    (McCarthy and Snowden 1985, the "with-replacement bootstrap"; Rao and Wu 1988). Two or three runs still say
-    little about how far runs can differ, so where that decides, such intervals are too short.
-
-    Args:
-        samples: all on the same examples.
-    """
-    rng = np.random.default_rng(seed)
-    weights = samples[0].weights
-    count = len(weights)
-    weighted = [(sample.values * weights).T for sample in samples]
-    means = np.empty((resamples, len(samples)))
-    step = max(1, _CHUNK // count)
-    for start in range(0, resamples, step):
-        rows = min(step, resamples - start)
-        draws = rng.integers(count, size=(rows, count)) + np.arange(rows)[:, None] * count
-        multiplicity = np.bincount(draws.ravel(), minlength=rows * count).reshape(rows, count).astype(np.float64)
-        totals = multiplicity @ weights
-        for column, values in enumerate(weighted):
-            sums = multiplicity @ values
-            runs = values.shape[1]
-            if runs > 1:
-                sums = np.take_along_axis(sums, rng.integers(runs, size=(rows, runs - 1)), axis=1)
-            means[start : start + rows, column] = sums.mean(axis=1) / totals
-    return means
-
-
-def percentile_interval(values: Floats) -> Interval:
-    """The central 95 % of bootstrapped values, [resamples]."""
-    low, high = np.quantile(values, [0.025, 0.975])
-    return Interval(float(low), float(high))
-
-
-def sample_of(reports: Sequence[Report]) -> TestSample | None:
-    """The losses of the runs of one configuration by example.
-
-    None if they are missing, infinite, of fewer than two examples, or do not match.
-    """
-    lengths = {len(report.per_example) for report in reports}
-    if len(lengths) != 1 or lengths == {0}:
-        return None
-    pairs = np.array([report.per_example for report in reports], dtype=np.float64)  # [runs, examples, 2]
-    weights = pairs[0, :, 1]
-    measured = weights > 0  # an example without weight, such as an empty answer, says nothing
-    values = pairs[:, measured, 0]
-    if measured.sum() < 2 or (pairs[:, :, 1] != weights).any() or not np.isfinite(values).all():
-        return None
-    return TestSample(values, weights[measured])
 
 
 def label_of(trial_id: int | None) -> str:
@@ -283,12 +272,34 @@ def plain_data(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _tested_runs(history: History, row: Standing) -> list[Trial]:
+    """The tested ones of the runs that the estimate is over; failing these, the run that it was chosen by."""
+    tested = [run for run in row.runs if history.horizon in run.tests]
+    return [run for run in tested if run in row.counted] or tested
+
+
+def _test_deviation(history: History, rows: Sequence[Standing], objective: Objective) -> Deviation | None:
+    """Between the test results of runs that differ by their seed, pooled over all; None if no two can be compared."""
+    groups = []
+    for row in rows:
+        tests = [run.tests.get(history.horizon) for run in unselected(row.trial, row.runs)]
+        groups.append([objective.loss(test.metrics) for test in tests if test and objective.metric in test.metrics])
+    return pooled_deviation(groups)
+
+
 def _test_scores(
-    reports: Mapping[int | None, Sequence[Report]], seed: int, resamples: int
+    reports: Mapping[int | None, Sequence[Report]],
+    objective: Objective,
+    deviation: Deviation | None,
+    seed: int,
+    resamples: int,
 ) -> tuple[list[TestScore | None], list[Difference]]:
     """Scores of trials (the base model: None) in the order given, and the differences of the first to the others."""
-    samples = [sample_of(group) for group in reports.values()]
-    means = _resampled_means(samples, seed, resamples)
+    samples = [
+        sample_of(group, objective, trained=trial_id is not None) if group else None
+        for trial_id, group in reports.items()
+    ]
+    means = _resampled_means(samples, deviation, seed, resamples)
     scores: list[TestScore | None] = []
     differences = []
     for place, (trial_id, group) in enumerate(reports.items()):
@@ -297,57 +308,50 @@ def _test_scores(
             continue
         sample, first = samples[place], samples[0]
         interval = percentile_interval(means[place]) if place in means else None
-        values = [report.metrics.get(TEST_METRIC, math.nan) for report in group]
-        loss, examples = (_mean(values), 0) if sample is None else (sample.mean, len(sample.weights))
-        scores.append(TestScore(loss, interval, len(group), examples, group[0].generations))
+        metrics = _mean_metrics(group)
+        loss = objective.loss(metrics) if objective.metric in metrics else math.nan
+        examples = 0 if sample is None else len(sample.weights)
+        scores.append(TestScore(loss, interval, len(group), examples, metrics, group[0].generations))
         if place and scores[0] is not None:
-            paired = first is not None and sample is not None and _are_paired(first, sample)
+            paired = first is not None and sample is not None and are_paired(first, sample)
             interval = percentile_interval(means[0] - means[place]) if paired else None
             differences.append(Difference(trial_id, scores[0].loss - loss, interval))
     return scores, differences
 
 
-def _resampled_means(samples: Sequence[TestSample | None], seed: int, resamples: int) -> dict[int, Floats]:
+def _resampled_means(
+    samples: Sequence[TestSample | None], deviation: Deviation | None, seed: int, resamples: int
+) -> dict[int, Floats]:
     """Bootstrapped means by position; those measured on the same examples are resampled together."""
     means: dict[int, Floats] = {}
     known = {place: sample for place, sample in enumerate(samples) if sample is not None}
     for place, sample in known.items():
         if place not in means:
-            paired = {other: their for other, their in known.items() if _are_paired(their, sample)}
-            columns = bootstrap(list(paired.values()), seed=seed, resamples=resamples).T
-            means |= dict(zip(paired, columns, strict=True))
+            paired = {other: their for other, their in known.items() if are_paired(their, sample)}
+            drawn = bootstrap(list(paired.values()), seed=seed, deviation=deviation, resamples=resamples)
+            means |= dict(zip(paired, drawn.T, strict=True))
     return means
 
 
-def _are_paired(one: TestSample, other: TestSample) -> bool:
-    return np.array_equal(one.weights, other.weights)  # the same examples, as far as that can be told
-
-
-def _contender(row: Standing, score: TestScore | None) -> Contender:
-    trial, runs = row.trial, tuple(run.trial_id for run in row.runs)
-    return Contender(trial.trial_id, trial.params, runs, row.losses, row.mean, row.standard_error, score)
-
-
-def _validation_ties(rows: Sequence[Standing]) -> tuple[int, ...]:
-    """Who cannot be told from the winner. Seeds differ between trials, so nothing can be paired.
-
-    An unknown standard error (a single run) is no ground to tell anybody apart.
-    """
-    return tuple(
-        row.trial.trial_id
-        for row in rows[1:]
-        if not row.mean - rows[0].mean > 2 * math.hypot(row.standard_error, rows[0].standard_error)
+def _contender(history: History, row: Standing, score: TestScore | None) -> Contender:
+    metrics = _mean_metrics([run.reports[history.horizon] for run in row.counted])
+    return Contender(
+        trial_id=row.trial.trial_id,
+        params=row.trial.params,
+        runs=tuple(run.trial_id for run in row.runs),
+        losses=row.losses,
+        mean=row.mean,
+        standard_error=row.standard_error,
+        interval=row.interval,
+        values={objective.metric: metrics[objective.metric] for objective in history.objectives},
+        test=score,
     )
 
 
-def _selection(rows: Sequence[Standing]) -> Selection | None:
-    if not rows or rows[0].trial.trial_id == DEFAULT_TRIAL or len(rows[0].losses) < 2:
-        return None
-    winner = rows[0].losses
-    default = next((row.losses for row in rows if row.trial.trial_id == DEFAULT_TRIAL), ())
-    if len(default) < 2:
-        return Selection(winner[0], _mean(winner[1:]))
-    return Selection(winner[0], _mean(winner[1:]), default[0], _mean(default[1:]))
+def _mean_metrics(reports: Sequence[Report]) -> dict[str, float]:
+    """The mean of every metric that all of the reports have."""
+    names = [name for name in reports[0].metrics if all(name in report.metrics for report in reports)]
+    return {name: math.fsum(report.metrics[name] for report in reports) / len(reports) for name in names}
 
 
 def _gaps(history: History, rows: Sequence[Standing]) -> list[str]:
@@ -365,12 +369,25 @@ def _gaps(history: History, rows: Sequence[Standing]) -> list[str]:
         if missing:
             ends = ", ".join(run.failure.kind.value if run.failure else "not finished" for run in missing)
             gaps.append(f"{_label(row)}: {len(missing)} of {len(planned)} runs gave no result ({ends}).")
-    if all(len(row.losses) < 2 for row in rows):
-        gaps.append("One run each: how much of the differences on validation is chance is unknown.")
+    some_repeated = any(row.repeated for row in rows)
+    if not some_repeated:
+        gaps.append(
+            "No repeats: the estimates are those of the runs that the finalists were chosen by, so they are "
+            "optimistic, and how much of the differences on validation is chance is unknown."
+        )
+    for row in rows if some_repeated else ():
+        if not row.repeated:
+            gaps.append(f"{_label(row)} has no repeat: its estimate is optimistic, so it ranks after the others.")
     return gaps
 
 
-def _test_gaps(history: History, rows: Sequence[Standing], scores: Sequence[TestScore | None]) -> list[str]:
+def _test_gaps(
+    history: History,
+    rows: Sequence[Standing],
+    scores: Sequence[TestScore | None],
+    objective: Objective,
+    deviation: Deviation | None,
+) -> list[str]:
     """What is missing on the test set. The last score is that of the base model."""
     horizon = history.horizon
     untested = [run.trial_id for row in rows for run in row.runs if horizon not in run.tests]
@@ -379,19 +396,20 @@ def _test_gaps(history: History, rows: Sequence[Standing], scores: Sequence[Test
         gaps.append("The base model has no test result.")
     for label, score in zip([*map(_label, rows), label_of(None)], scores, strict=True):
         if score is not None and not math.isfinite(score.loss):
-            gaps.append(f"{label}: the test loss is no number.")
+            gaps.append(f"{label}: {objective.metric} is no number or was not measured.")
         elif score is not None and score.interval is None:
-            gaps.append(f"{label}: no interval, since losses by example are missing, too few or do not match.")
+            gaps.append(
+                f"{label}: no interval, since values by example are missing, too few, do not match or are not those "
+                f"of {objective.metric}."
+            )
     counts = {score.examples for score in scores if score is not None and score.interval is not None}
+    if counts and deviation is None:
+        gaps.append("Intervals on the test set are over its examples alone: no two runs tell how far seeds differ.")
     if counts and min(counts) < FEW_EXAMPLES:
         gaps.append(f"Only {min(counts)} test examples: the intervals are rough.")
     if len(counts) > 1:
         gaps.append("Not all were tested on the same examples: where not, differences have no interval.")
     return gaps
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 def _label(row: Standing) -> str:

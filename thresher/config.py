@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeGuard
+from typing import Annotated, Any, Final, Literal, TypeGuard
 
 from pydantic import (
     AfterValidator,
@@ -16,17 +17,30 @@ from pydantic import (
     PlainValidator,
     ValidationError,
     field_validator,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
-from llm_tuning.recipe import RECIPE_DEFAULTS, Recipe, RecipeError
-from search_spaces.domains import Choice, Domain, is_scientific
-from search_spaces.space import ParamValue, Space, SpaceError
-from search_spaces.suggestion import suggest
-from thresher.config_errors import describe_errors, printable
+from controller.limits import Limits
+from controller.trial import Direction, Objective
+from llm_tuning.recipe import RECIPE_DEFAULTS
+from search_spaces.domains import ParamValue, is_scientific
+from thresher.config_errors import describe_errors
+from thresher.overrides import OverrideError, apply_overrides
+from thresher.space_section import normal_form, refusal, wrong_space
+from thresher.strategies import SearchKind
 from thresher.yaml_file import YamlError, read_yaml
 
-MIN_BATCHES_PER_RUNG = 8
+DIRECTIONS: Final[Mapping[str, Direction]] = {
+    "validation_loss": "minimize",
+    "token_accuracy": "maximize",
+    "exact_match": "maximize",
+}
+"""The metrics that a study may optimise, with the direction in which they improve."""
+
+Metric = Literal["validation_loss", "token_accuracy", "exact_match"]
+Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
+DataFormat = Literal["auto", "prompt_completion", "messages", "sharegpt", "alpaca", "preference", "text_label", "text"]
 
 
 class ConfigError(ValueError):
@@ -54,6 +68,27 @@ def _expanded(path: Path) -> Path:
         raise PydanticCustomError("no_home", "a path in a home that exists") from error
 
 
+def _as_list(value: object) -> object:
+    """One objective is a list of one."""
+    return [value] if isinstance(value, str | Mapping) else value
+
+
+def _source(section: object, key: str) -> str:
+    """The model's name or the data's source, as far as the section has one."""
+    found = section.get(key) if isinstance(section, Mapping) else section
+    return found if isinstance(found, str) else ""
+
+
+def _slug(source: str) -> str:
+    """A short name for a directory: HuggingFaceTB/SmolLM2-135M gives smollm2-135m, data/gsm8k/train.jsonl gsm8k."""
+    place = Path(source)
+    stem = re.sub(r"(\.(gguf|jsonl?|parquet|[ct]sv|txt|md|gz|zst))+$", "", place.name)
+    stem = stem.split(":")[-1 if source.endswith(".gguf") else 0]
+    if stem in ("train", "training", "data"):
+        stem = place.parent.name
+    return re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-.") or "study"
+
+
 def _is_plain(value: object) -> TypeGuard[ParamValue]:
     return isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value))
 
@@ -75,33 +110,64 @@ class _Section(BaseModel):
 
 
 class ModelConfig(_Section):
-    """Which model is tuned."""
+    """Which model is tuned. A text alone is its name."""
 
-    name: str = Field(description="a hub id, a local directory, a .gguf file, or package:file.gguf", min_length=1)
-    family: str | None = Field(default=None, description="a family's name or YAML file; default: by the model's type")
+    name: str = Field(description="hub id, local directory, .gguf file, or package:file.gguf", min_length=1)
+    family: str | None = Field(default=None, description="a family's name or YAML file; default: by the model's config")
     dtype: Literal["float32", "bfloat16", "float16"] = Field(default="float32", description="of the frozen weights")
     trust_remote_code: bool = Field(default=False, description="run code that a hub model brings along")
     revision: str | None = Field(default=None, description="branch, tag or commit on the hub")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _name_alone(cls, value: object) -> object:
+        return {"name": value} if isinstance(value, str) else value
 
-class DataConfig(_Section):
-    """What it is tuned on: JSONL files with a prompt and a completion on each line."""
 
-    train: UserPath
-    validation: UserPath
-    test: UserPath | None = Field(default=None, description="touched once, at the end, for the finalists")
-    max_length: Integer = Field(default=512, ge=8, description="tokens of prompt and answer together")
-    too_long: Literal["truncate-prompt", "truncate", "drop", "error"] = "truncate-prompt"
-    system: str | None = Field(default=None, description="system message; default: the chat template's own")
-    limits: dict[Literal["train", "validation", "test"], Annotated[Integer, Field(ge=1)]] = Field(
-        default_factory=dict, description="use at most that many rows of a file, chosen by the seed"
+class SplitConfig(_Section):
+    """Which shares of `train` are held out where no file is given for them."""
+
+    validation: Number = Field(default=0.1, gt=0, lt=1, description="share of the rows, unless `validation` is given")
+    test: Number = Field(
+        default=0.1, ge=0, lt=1, description="share of the rows, unless `validation` or `test` is given; 0 for none"
     )
 
-    @property
-    def paths(self) -> dict[str, Path]:
-        """The files by split."""
-        files = {"train": self.train, "validation": self.validation, "test": self.test}
-        return {split: path for split, path in files.items() if path is not None}
+
+class DataConfig(_Section):
+    """What it is tuned on. A text alone is the source of all splits."""
+
+    train: str = Field(
+        description="a .jsonl, .json, .parquet, .csv, .tsv or .txt file, a directory of them, or a hub data set",
+        min_length=1,
+    )
+    validation: str | None = Field(default=None, description="the search compares by it; default: a share of train")
+    test: str | None = Field(default=None, description="touched once, at the end, for the finalists")
+    subset: str | None = Field(default=None, description="configuration of a hub data set that has several")
+    format: DataFormat = Field(default="auto", description="how rows are read; default: by their columns")
+    columns: dict[str, str] = Field(
+        default_factory=dict,
+        description="which column plays which part, such as {prompt: question, completion: answer}",
+    )
+    group_by: str | None = Field(default=None, description="column whose equal values stay in one split")
+    split: SplitConfig = SplitConfig()
+    max_length: Integer = Field(default=512, ge=8, description="tokens of prompt and answer together")
+    too_long: Literal["truncate-prompt", "truncate", "drop", "error"] = Field(
+        default="truncate-prompt", description="what happens to longer examples; it is always said"
+    )
+    system: str | None = Field(default=None, description="system message; default: the chat template's own")
+    limits: dict[Literal["train", "validation", "test"], Annotated[Integer, Field(ge=1)]] = Field(
+        default_factory=dict, description="use at most that many rows of a split, chosen by search.seed"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _train_alone(cls, value: object) -> object:
+        return {"train": value} if isinstance(value, str) else value
+
+    @field_validator("train", "validation", "test")
+    @classmethod
+    def _home(cls, value: str | None) -> str | None:
+        return str(_expanded(Path(value))) if value is not None and value.startswith("~") else value
 
 
 class RandomConfig(_Section):
@@ -114,10 +180,10 @@ class EvolutionConfig(_Section):
     """Regularised evolution."""
 
     kind: Literal["evolution"]
-    population_size: Integer = Field(default=16, ge=2)
-    tournament_size: Integer = Field(default=4, ge=1)
-    crossover_probability: Number = Field(default=0.5, ge=0, le=1)
-    random_probability: Number = Field(default=0.1, ge=0, le=1)
+    population_size: Integer = Field(default=16, ge=2, description="how many of the latest trials are parents")
+    tournament_size: Integer = Field(default=4, ge=1, description="the best of so many drawn is a parent")
+    crossover_probability: Number = Field(default=0.5, ge=0, le=1, description="of two parents instead of one")
+    random_probability: Number = Field(default=0.1, ge=0, le=1, description="of a draw without parents")
 
 
 class AshaConfig(_Section):
@@ -125,7 +191,7 @@ class AshaConfig(_Section):
 
     kind: Literal["asha"]
     min_budget: Integer | None = Field(default=None, ge=1, description="lowest rung; default: budget / factor²")
-    reduction_factor: Integer = Field(default=3, ge=2)
+    reduction_factor: Integer = Field(default=3, ge=2, description="one in so many goes on to the next rung")
     cap_promotions: bool = Field(default=False, description="promote no more than synchronous halving would")
 
 
@@ -136,26 +202,52 @@ class FullBudgetConfig(_Section):
 
 
 class SearchConfig(_Section):
-    """How the search goes."""
+    """How the search goes, and how much it may cost. The finalists' repeats and tests come on top."""
 
-    trials: Integer = Field(default=20, ge=1)
-    budget: Integer = Field(ge=1, description="training examples of a full training")
-    sampler: Annotated[RandomConfig | EvolutionConfig, Field(discriminator="kind")] = EvolutionConfig(kind="evolution")
-    scheduler: Annotated[AshaConfig | FullBudgetConfig, Field(discriminator="kind")] = AshaConfig(kind="asha")
-    seed: Integer = Field(default=0, ge=0, lt=2**31)
+    kind: SearchKind = Field(
+        default="auto",
+        description="auto: evolution-asha; random and evolution train every trial in full, asha draws at random",
+    )
+    trials: Integer = Field(default=20, ge=1, description="how many configurations are tried, at most")
+    budget: Integer | None = Field(
+        default=None, ge=1, description="training examples of a full training; default: about an epoch, see docs"
+    )
+    max_examples: Integer | None = Field(default=None, ge=1, description="training examples of all trials together")
+    max_hours: Number | None = Field(default=None, gt=0, description="wall-clock hours, added up over restarts")
+    max_gpu_hours: Number | None = Field(default=None, gt=0, description="hours of all devices together")
+    sampler: Annotated[RandomConfig | EvolutionConfig, Field(discriminator="kind")] | None = Field(
+        default=None, description="which configurations are tried; default: by `search.kind`"
+    )
+    scheduler: Annotated[AshaConfig | FullBudgetConfig, Field(discriminator="kind")] | None = Field(
+        default=None, description="how far each is trained; default: by `search.kind`"
+    )
+    seed: Integer = Field(default=0, ge=0, lt=2**31, description="of everything random in the study")
 
 
 class ObjectiveConfig(_Section):
-    """What is optimised."""
+    """What is optimised. A text alone is the metric."""
 
-    metric: Literal["validation_loss"] = "validation_loss"
-    direction: Literal["minimize"] = "minimize"
+    metric: Metric = Field(
+        default="validation_loss",
+        description="validation_loss (nats per answer token), token_accuracy, or exact_match (share of answers "
+        "that greedy decoding would write exactly)",
+    )
+    direction: Direction = Field(default="minimize", description="minimize or maximize; default: the metric's own")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_direction(cls, value: object) -> object:
+        value = {"metric": value} if isinstance(value, str) else value
+        if not isinstance(value, Mapping) or value.get("direction") is not None:
+            return value
+        metric = value.get("metric", "validation_loss")
+        return {**value, "direction": DIRECTIONS.get(metric, "minimize") if isinstance(metric, str) else "minimize"}
 
 
 class FinalistsConfig(_Section):
     """What happens after the search."""
 
-    count: Integer = Field(default=3, ge=1)
+    count: Integer = Field(default=3, ge=1, description="how many of the best trials; the default always joins them")
     repeats: Integer = Field(default=2, ge=0, description="further seeds of each finalist and of the default")
 
 
@@ -164,11 +256,13 @@ class ResourcesConfig(_Section):
 
     gpus_per_trial: Integer = Field(default=1, ge=1, description="launched processes that train one trial together")
     micro_batch_size: Integer = Field(default=8, ge=1, description="examples in one forward pass; not in one step")
-    evaluation_batch_size: Integer = Field(default=16, ge=1)
-    mixed_precision: Annotated[Literal["no", "bf16", "fp16"], BeforeValidator(_yaml_word)] = "no"
-    gradient_checkpointing: bool = False
+    evaluation_batch_size: Integer = Field(default=16, ge=1, description="held-out examples in one forward pass")
+    mixed_precision: Annotated[Literal["no", "bf16", "fp16"], BeforeValidator(_yaml_word)] = Field(
+        default="no", description="of the computation; bf16 on GPUs that know it"
+    )
+    gradient_checkpointing: bool = Field(default=False, description="less memory for about a third more time")
     threads_per_worker: Integer | None = Field(default=None, ge=1, description="CPU threads; default: all, shared")
-    save_every_minutes: Number = Field(default=5.0, gt=0)
+    save_every_minutes: Number = Field(default=5.0, gt=0, description="checkpoints on the way to a rung")
     hang_minutes: Number = Field(default=30.0, gt=0, description="silence after which a worker is replaced")
     max_checkpoint_gb: Number | None = Field(default=None, gt=0, description="refuse to start if it may need more")
 
@@ -176,9 +270,12 @@ class ResourcesConfig(_Section):
 class OutputConfig(_Section):
     """Where results go."""
 
-    directory: UserPath
+    directory: UserPath = Field(default=Path("runs"), description="of this study; default: runs/<model>-<data>")
     generations: Integer = Field(default=3, ge=0, description="test prompts answered side by side in the report")
-    max_new_tokens: Integer = Field(default=48, ge=1)
+    max_new_tokens: Integer = Field(default=48, ge=1, description="length of these answers")
+    trackers: tuple[Tracker, ...] = Field(
+        default=(), description="tensorboard, wandb, mlflow, trackio: one run per trial"
+    )
 
 
 class StudyConfig(_Section):
@@ -189,12 +286,28 @@ class StudyConfig(_Section):
     hyperparameters: dict[str, HyperparameterValue] = Field(
         default_factory=dict, description="the default configuration where it differs from the family's"
     )
-    space: dict[str, Any] | None = Field(default=None, description="what is searched; default: the family's space")
-    search: SearchConfig
-    objective: ObjectiveConfig = ObjectiveConfig()
+    space: dict[str, Any] = Field(
+        default_factory=dict, description="what is searched where it differs from the family's space"
+    )
+    search: SearchConfig = SearchConfig()
+    objective: Annotated[tuple[ObjectiveConfig, ...], BeforeValidator(_as_list), Field(min_length=1)] = Field(
+        default=(ObjectiveConfig(),), description="one metric or a list; the first one ranks the trials"
+    )
     finalists: FinalistsConfig = FinalistsConfig()
     resources: ResourcesConfig = ResourcesConfig()
-    output: OutputConfig
+    output: OutputConfig = OutputConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_directory(cls, value: object) -> object:
+        """Without an output directory, one is named after model and data."""
+        if not isinstance(value, Mapping):
+            return value
+        output = {} if value.get("output") is None else value["output"]
+        if not isinstance(output, Mapping) or output.get("directory") is not None:
+            return value
+        names = (_source(value.get("model"), "name"), _source(value.get("data"), "train"))
+        return {**value, "output": {**output, "directory": f"runs/{'-'.join(map(_slug, names))}"}}
 
     @field_validator("hyperparameters", mode="before")
     @classmethod
@@ -204,24 +317,47 @@ class StudyConfig(_Section):
             return value
         return {name: _like_default(str(name), given) for name, given in value.items()}
 
-    @field_validator("space")
+    @field_validator("space", mode="before")
     @classmethod
-    def _normal_form(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
-        """However the numbers are written, the same space is the same study. `_wrong_domains` tells what is wrong."""
-        if value is None:
-            return None
-        try:
-            return dict(Space.from_dict(value).to_dict())
-        except SpaceError:
-            return value
+    def _normal_form(cls, value: object) -> object:
+        """However the numbers are written, the same space is the same study. `wrong_space` tells what is wrong."""
+        return {} if value is None else normal_form(value)
 
-    def space_object(self) -> Space | None:
-        """The space of this study, if it does not take the family's."""
-        return None if self.space is None else Space.from_dict(self.space)
+    @field_validator("objective")
+    @classmethod
+    def _different(cls, value: tuple[ObjectiveConfig, ...]) -> tuple[ObjectiveConfig, ...]:
+        metrics = [objective.metric for objective in value]
+        if len(set(metrics)) < len(metrics):
+            raise PydanticCustomError("same_metric", "different metrics in the list")
+        return value
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        """What is optimised, the metric that ranks the trials first."""
+        return tuple(Objective(objective.metric, objective.direction) for objective in self.objective)
+
+    @property
+    def limits(self) -> Limits:
+        """What the search may cost besides its trials."""
+        search, gpus = self.search, self.resources.gpus_per_trial
+        return Limits(
+            max_examples=search.max_examples,
+            max_worker_seconds=None if search.max_gpu_hours is None else 3600 * search.max_gpu_hours / gpus,
+            max_seconds=None if search.max_hours is None else 3600 * search.max_hours,
+            gpus=gpus,
+        )
+
+    @property
+    def metric(self) -> Metric:
+        """The metric that ranks the trials."""
+        return self.objective[0].metric
 
 
-def load_config(path: Path) -> StudyConfig:
+def load_config(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
     """Read and check the YAML of a study.
+
+    Args:
+        overrides: `dotted.name=value`, each taking the place of what the file says there.
 
     Raises ConfigError for a missing file, a file that is no YAML, and anything that does not fit.
     """
@@ -230,7 +366,9 @@ def load_config(path: Path) -> StudyConfig:
     except YamlError as error:
         raise ConfigError(str(error)) from error
     try:
-        return parse_config(data)
+        return parse_config(apply_overrides(data, overrides))
+    except OverrideError as error:
+        raise ConfigError(str(error)) from error
     except ConfigError as error:
         raise ConfigError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from error
 
@@ -240,8 +378,8 @@ def parse_config(data: object) -> StudyConfig:
     if not isinstance(data, Mapping):
         required = ", ".join(name for name, field in StudyConfig.model_fields.items() if field.is_required())
         given = "an empty file" if data is None else repr(data)
-        raise ConfigError(f"expected a mapping with {required}, got {given}; start from a file in configs/")
-    wrong = [*_wrong_hyperparameters(data.get("hyperparameters")), *_wrong_domains(data.get("space"))]
+        raise ConfigError(f"expected a mapping with {required}, got {given}; write one with `thresher init`")
+    wrong = [*_wrong_hyperparameters(data.get("hyperparameters")), *wrong_space(data.get("space"))]
     try:
         config = StudyConfig.model_validate(data)
     except ValidationError as error:
@@ -251,75 +389,15 @@ def parse_config(data: object) -> StudyConfig:
     return config
 
 
-def check_budgets(config: StudyConfig, budgets: tuple[int, ...], largest_batch: int) -> None:
-    """Refuse rungs so small that a few batches decide. Raises ConfigError."""
-    least = MIN_BATCHES_PER_RUNG * largest_batch
-    if budgets[0] < least:
-        raise ConfigError(
-            f"search: expected a lowest rung of at least {least} training examples ({MIN_BATCHES_PER_RUNG} of the "
-            f"largest batches, {largest_batch}), got {budgets[0]} (rungs {', '.join(map(str, budgets))}); raise "
-            "search.budget or search.scheduler.min_budget, or take smaller batches"
-        )
-
-
-def check_domains(space: Space) -> None:
-    """Check every end of every domain against the ranges of the recipe. Raises ConfigError."""
-    wrong = [message for name, domain in space.domains.items() for message in _wrong_ends(name, domain)]
-    if wrong:
-        raise ConfigError("\n".join(wrong))
-
-
 def _wrong_hyperparameters(given: object) -> Iterator[str]:
     """What is wrong with the names and values under `hyperparameters`, as far as pydantic cannot know it."""
     if not isinstance(given, Mapping):
         return
     for name, value in given.items():
         if isinstance(name, str) and _is_plain(value):
-            message = _refusal(name, _like_default(name, value))
+            message = refusal(name, _like_default(name, value))
             if message:
                 yield f"hyperparameters.{message}"
-
-
-def _wrong_domains(given: object) -> Iterator[str]:
-    """What is wrong with each entry under `space`."""
-    if not isinstance(given, Mapping):
-        return
-    if not given:
-        yield "space: expected at least one domain, got none; name a hyperparameter, or leave out `space`"
-    for name, entry in given.items():
-        if not isinstance(name, str):
-            continue
-        if name not in RECIPE_DEFAULTS:
-            yield f"space.{_unknown(name)}"
-            continue
-        try:
-            (domain,) = Space.from_dict({name: entry}).domains.values()
-        except SpaceError as error:
-            yield str(error)
-        else:
-            yield from _wrong_ends(name, domain)
-
-
-def _wrong_ends(name: str, domain: Domain) -> list[str]:
-    ends = domain.values if isinstance(domain, Choice) else (domain.low, domain.high)
-    messages = [message for end in ends if (message := _refusal(name, end))]
-    return [f"space.{message}" for message in dict.fromkeys(messages)]
-
-
-def _refusal(name: str, value: ParamValue) -> str | None:
-    """Why a recipe cannot have this value, if it cannot."""
-    if name not in RECIPE_DEFAULTS:
-        return _unknown(name)
-    try:
-        Recipe.from_params({name: value})
-    except RecipeError as error:
-        return str(error)
-    return None
-
-
-def _unknown(name: str) -> str:
-    remedy = suggest(name, RECIPE_DEFAULTS)
-    return f"{printable(name)}: expected the name of a hyperparameter, got {name!r}; {remedy}"
 
 
 def _like_default(name: str, value: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -89,6 +89,8 @@ class _Place:
             if part == "[key]":
                 break
             parts.append(str(part))
+            if isinstance(part, int):
+                continue  # an item of a list: what is known of the list is known of it
             field = section.model_fields.get(str(part)) if section is not None else None
             self.kinds = list(_members(field))
             section = _section(field)
@@ -110,20 +112,29 @@ def _expectation(message: str) -> str:
 
 
 def _section(field: FieldInfo | None) -> type[BaseModel] | None:
-    annotation = None if field is None else field.annotation
-    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+    """The section that a field holds, also as an item of a list."""
+    sections = [] if field is None or _is_union_by_kind(field) else list(_models(field.annotation))
+    return sections[0] if len(sections) == 1 else None
 
 
 def _members(field: FieldInfo | None) -> Mapping[str, type[BaseModel]]:
     """The sections of a union that are told apart by their `kind`, by its value."""
-    if field is None or field.discriminator != "kind":
+    if field is None or not _is_union_by_kind(field):
         return {}
-    return dict(_by_kind(field.annotation))
+    return {get_args(model.model_fields["kind"].annotation)[0]: model for model in _models(field.annotation)}
 
 
-def _by_kind(union: Any) -> Iterator[tuple[str, type[BaseModel]]]:
-    for member in union.__args__:
-        yield member.model_fields["kind"].annotation.__args__[0], member
+def _is_union_by_kind(field: FieldInfo) -> bool:
+    models = list(_models(field.annotation))
+    return len(models) > 1 and all("kind" in model.model_fields for model in models)
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The sections that an annotation names, however deep in unions, lists and Annotated."""
+    if isinstance(annotation, type) and not get_args(annotation) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models(argument)
 
 
 def _about(field: FieldInfo | None) -> str:

@@ -1,12 +1,9 @@
-"""What a person reads about a study: the leaderboard at any time, the final report at the end."""
+"""The final report of a study: for a person, as Markdown, and as data."""
 
 from __future__ import annotations
 
 import json
-import math
 import os
-import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,42 +16,19 @@ from rich.text import Text
 
 from controller.finalists import DEFAULT_TRIAL
 from controller.history import History
-from controller.trial import Continue, Status, Trial
-from thresher.comparison import Comparison, Difference, Interval, label_of, plain_data
-from thresher.progress import (
-    failure_sentence,
-    format_duration,
-    format_value,
-    origin_of,
-    printable,
-    short_names,
-    shown,
-    table_of,
-)
-
-MAX_FAILURES_SHOWN = 5
-
-_STYLES = {Status.FAILED: "red", Status.RUNNING: "cyan", Status.COMPLETE: "green"}
-_MARKDOWN_SIGNS = re.compile(r"([\\`*_\[\]<>|])")
-_TEST_SENTENCES = (
-    "Differences are the winner's loss minus the other's. Intervals are not corrected for the number of comparisons.",
-    "The runs of a finalist include the one that it was chosen by, which favours it a little over the default.",
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Section:
-    """A heading with sentences and a table below it; `narrow` takes the place of a table that does not fit."""
-
-    title: str
-    sentences: tuple[str, ...] = ()
-    table: Table | None = None
-    narrow: Table | None = None
-
-    def fitting_table(self, width: int) -> Table | None:
-        """The table for so many characters."""
-        fits = self.table is None or Console(width=10_000).measure(self.table).maximum <= width
-        return self.table if fits or self.narrow is None else self.narrow
+from controller.limits import Limits
+from controller.pareto import front_of
+from controller.trial import Trial
+from thresher.bootstrap import on_test_set
+from thresher.budget_use import budget_use
+from thresher.budget_use import sentence as sentence_of
+from thresher.comparison import Comparison, TestScore, label_of, plain_data
+from thresher.conclusions import conclusions, estimate, estimates_sentences
+from thresher.effort import effort_of, effort_sentences, failure_sentences, failures_to_json
+from thresher.leaderboard import ABSENT, leaderboard_section, param_cells, trade_offs_section
+from thresher.section import Section, escaped, fenced
+from thresher.touched import TestUses
+from thresher.wording import printable, table_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +52,7 @@ class FinalReport:
                 sentences.add_row("-", Text(sentence))
             yield Padding(sentences, (0, 0, 0, 2), expand=False)
             table = section.fitting_table(options.max_width - 2)
-            if table is not None:
+            if table is not None and table.row_count:
                 yield Padding(table, (1 if section.sentences else 0, 0, 0, 2), expand=False)
             yield Text()
         for number, (prompt, answers) in enumerate(self.answers, 1):
@@ -92,17 +66,11 @@ class FinalReport:
     @property
     def markdown(self) -> str:
         """The report as Markdown."""
-        parts = ["# Study report"]
-        for section in self.sections:
-            parts.append(f"## {section.title}")
-            if section.sentences:
-                parts.append("\n".join(f"- {_escaped(sentence)}" for sentence in section.sentences))
-            if section.table is not None:
-                parts.append(_markdown_table(section.table))
+        parts = ["# Study report", *(section.markdown for section in self.sections)]
         for number, (prompt, answers) in enumerate(self.answers, 1):
-            parts += [f"## Test prompt {number}", _fenced(prompt)]
+            parts += [f"## Test prompt {number}", fenced(prompt)]
             for who, text in answers.items():
-                parts += [f"**{_escaped(who)}**", _fenced(text)]
+                parts += [f"**{escaped(who)}**", fenced(text)]
         return "\n\n".join(parts) + "\n"
 
     def write(self, directory: Path) -> None:
@@ -123,219 +91,142 @@ def final_report(
     comparison: Comparison,
     *,
     names: Sequence[str],
+    max_trials: int | None = None,
+    limits: Limits | None = None,
     wall_seconds: float | None = None,
+    active_seconds: float | None = None,
+    test_uses: TestUses | None = None,
+    test_data: str | None = None,
     notes: Sequence[str] = (),
     prompts: Sequence[tuple[str, str]] = (),
     limit: int = 10,
-    budget_unit: str = "examples",
 ) -> FinalReport:
     """The report of a study that is over.
 
     Args:
         names: the parameters that were searched.
+        max_trials: how many trials the search could start.
+        limits: what else bounded the search.
         wall_seconds: from the start of the study to its end, pauses included, if that is known.
+        active_seconds: without the pauses, see `controller.limits.active_seconds`.
+        test_uses: when the test set was used, see `thresher.touched.uses_of_test_set`.
+        test_data: hash of the data, so that studies on the same test set can be told.
         notes: what else the reader should know; the journal's own notes are added.
         prompts: (prompt, reference answer) of the first test examples, in the order of `Report.generations`.
         limit: how many trials of the leaderboard are shown.
     """
-    effort = _effort(history, wall_seconds)
+    effort = effort_of(history, wall_seconds, active_seconds)
+    limits = limits or Limits()
+    uses = budget_use(history, limits, max_trials=max_trials, seconds=active_seconds or 0.0)
+    uses = [use for use in uses if use.what != "hours" or active_seconds is not None]
     noted = [f"trial {history.jobs[note.job_id].trial_id}: {note.text}" for note in history.notes]
     remarks = tuple(dict.fromkeys(" ".join(printable(text).split()) for text in [*notes, *noted]))
     answers = _answers(comparison, prompts)
-    sections = [
+    sections = (
         Section("Result", tuple(conclusions(comparison))),
-        Section("Search", _effort_sentences(effort, budget_unit)),
-        _board(history, names, limit, budget_unit),
-        Section("Finalists on validation", (), _finalists_table(comparison)),
-        Section("Test set", _TEST_SENTENCES, _test_table(comparison)),
+        Section("Search", (f"Budget used: {sentence_of(uses)}.", *effort_sentences(effort))),
+        leaderboard_section(history, names, limit),
+        trade_offs_section(history, names),
+        Section("Finalists on validation", estimates_sentences(comparison), _finalists_table(comparison)),
+        Section("Test set", _test_sentences(comparison, test_uses), _test_table(comparison)),
+        Section("All test metrics", (), _metrics_table(comparison)),
         Section("Configuration", (), _configuration_table(history, comparison, names)),
+        Section("Failures", failure_sentences(history)),
         Section("Notes", (*comparison.gaps, *remarks)),
-    ]
+    )
     data = {
-        "objective": asdict(history.objectives[0]),
+        "objectives": [asdict(objective) for objective in history.objectives],
         "full_budget": history.horizon,
-        "budget_unit": budget_unit,
         "conclusions": conclusions(comparison),
+        "budget": {
+            "max_trials": max_trials,
+            "limits": asdict(limits),
+            "used": [{"what": use.what, "used": use.used, "limit": use.limit} for use in uses],
+        },
         "effort": effort,
         "comparison": comparison.to_json(),
+        "test_set": {"data": test_data, **({} if test_uses is None else test_uses.to_json())},
         "trials": [_trial_to_json(history, trial) for trial in history.trials],
+        "pareto_front": [trial.trial_id for trial in front_of(history)],
+        "failures": failures_to_json(history),
         "notes": remarks,
         "generations": [{"prompt": prompt, "answers": texts} for prompt, texts in answers],
     }
-    full = (section for section in sections if (section.table.row_count if section.table else section.sentences))
-    return FinalReport(tuple(full), answers, plain_data(data))
-
-
-def leaderboard(history: History, *, names: Sequence[str], limit: int = 20, width: int | None = None) -> Table:
-    """The trials of a study, best first: those of the highest budget before those of the next, then the failed.
-
-    Losses at different budgets do not compare, so a line separates them. Repeats of finalists are left out.
-
-    Args:
-        names: the parameters to show.
-        limit: how many trials are shown, failed ones not counted.
-        width: characters at hand, by default those of the terminal. Where a column for each parameter does not
-            fit, they share one.
-    """
-    board = _board(history, names, limit, "examples")
-    table = board.fitting_table(width or Console().width) or Table()
-    table.caption = Text("\n".join(board.sentences)) if board.sentences else None
-    table.caption_justify = "left"
-    return table
-
-
-def conclusions(comparison: Comparison) -> list[str]:
-    """What the comparison comes to, in sentences."""
-    winner, sign, metric = comparison.winner, comparison.sign, comparison.metric
-    if winner is None:
-        return ["There is no winner."]
-    mean = f"{metric} {_mean_and_error(sign * winner.mean, winner.standard_error)}"
-    sentences = [f"The winner is {_the(winner.trial_id)}: {mean} over {_counted(len(winner.losses), 'run')}."]
-    if winner.trial_id == DEFAULT_TRIAL:
-        sentences.append("The search found nothing better than the default configuration.")
-    if comparison.ties and any(len(contender.losses) > 1 for contender in comparison.contenders):
-        tied = " and ".join(map(_the, comparison.ties))
-        sentences.append(f"On validation it is tied with {tied}: no more than two standard errors apart.")
-    sentences += map(_difference_sentence, comparison.differences)
-    selection = comparison.selection
-    if selection is not None:
-        luck = f"about {-selection.value:.4f} of its lead was selection"
-        sentences.append(
-            f"It had {sign * selection.found:.4f} on the run it was chosen by and {sign * selection.repeated:.4f} "
-            f"in its repeats: {luck if selection.value < 0 else 'no sign that the choice flattered it'}."
-        )
-        if selection.default_found is not None and selection.default_repeated is not None:
-            leads = selection.default_found - selection.found, selection.default_repeated - selection.repeated
-            sentences.append(
-                f"Its lead over the default was {leads[0]:.4f} on that run and {leads[1]:.4f} in the repeats."
-            )
-    return sentences
-
-
-def _difference_sentence(difference: Difference) -> str:
-    them, verdict = _the(difference.trial_id), difference.verdict
-    if difference.interval is None or verdict is None:
-        return f"On the test set it differs from {them} by {difference.value:+.4f}, with no interval to judge that by."
-    by = _estimate(difference.value, difference.interval, "+.4f")
-    words = f"tied with {them}: the difference {by} may be 0" if verdict == "tie" else f"{verdict} than {them}: {by}"
-    return f"On the test set it is {words}."
-
-
-def _the(trial_id: int | None) -> str:
-    return label_of(trial_id) if trial_id else f"the {label_of(trial_id)}"
-
-
-def _board(history: History, names: Sequence[str], limit: int, budget_unit: str) -> Section:
-    trials = [trial for trial in history.trials if trial.repeat_of is None]
-    failed = [trial for trial in trials if trial.failure is not None]
-    ranked = sorted((trial for trial in trials if trial.failure is None), key=lambda trial: _order(history, trial))
-    first = ("#", "trial", "<origin", "<status", budget_unit, history.objectives[0].metric)
-    short = short_names(names)
-    wide, narrow = table_of(*first, *short, "time"), table_of(*first, "<" + " ".join(short), "time")
-    listed = ranked[:limit] + failed[:MAX_FAILURES_SHOWN]
-    for position, trial in enumerate(listed):
-        status = trial.status(history.horizon)
-        rank = str(position + 1) if trial.reports and trial.failure is None else "–"
-        loss = shown(history, history.loss(trial.trial_id, trial.budget)) if trial.reports else "–"
-        budget, duration = f"{trial.budget}/{history.horizon}", format_duration(_seconds(trial))
-        standing = (rank, str(trial.trial_id), origin_of(trial), status.value, budget, loss)
-        values = [format_value(trial.params.get(name, "–")) for name in names]
-        ends = position + 1 < len(listed) and _order(history, trial)[:2] != _order(history, listed[position + 1])[:2]
-        for table, cells in ((wide, values), (narrow, [" ".join(values)])):
-            table.add_row(*map(Text, (*standing, *cells, duration)), style=_STYLES.get(status), end_section=ends)
-    failures = [trial.failure for trial in failed if trial.failure is not None]
-    sentences = [failure_sentence(history, failure, budget_unit) for failure in failures[:MAX_FAILURES_SHOWN]]
-    hidden = {"more trial": len(ranked) - limit, "more failed trial": len(failed) - MAX_FAILURES_SHOWN}
-    sentences += [f"{_counted(count, what)} not shown" for what, count in hidden.items() if count > 0]
-    return Section("Trials", tuple(sentences), wide, narrow)
-
-
-def _order(history: History, trial: Trial) -> tuple[bool, int, float, int]:
-    """Where a trial stands: failed ones last, the highest budget first, then by loss."""
-    budget, loss = (trial.budget, history.loss(trial.trial_id, trial.budget)) if trial.reports else (0, 0.0)
-    return trial.failure is not None, -budget, loss, trial.trial_id
+    return FinalReport(tuple(section for section in sections if not section.is_empty), answers, plain_data(data))
 
 
 def _finalists_table(comparison: Comparison) -> Table:
-    table = table_of("#", "<configuration", comparison.metric, "runs", "chosen by", "<repeats")
+    others = [objective.metric for objective in comparison.objectives[1:]]
+    table = table_of("#", "<configuration", f"{comparison.metric} [95 %]", "found with", "<repeats", *others)
     for rank, contender in enumerate(comparison.contenders, 1):
-        losses = [f"{comparison.sign * loss:.4f}" for loss in contender.losses]
-        mean = _mean_and_error(comparison.sign * contender.mean, contender.standard_error)
-        cells = (str(rank), label_of(contender.trial_id), mean, str(len(losses)), losses[0], ", ".join(losses[1:]))
-        table.add_row(*map(Text, cells), style="green" if rank == 1 else None)
+        losses = [f"{comparison.value(loss):.4f}" for loss in contender.losses]
+        mean = estimate(comparison, contender.mean, contender.interval)
+        cells = (str(rank), label_of(contender.trial_id), mean, losses[0], ", ".join(losses[1:]) or ABSENT)
+        values = [f"{contender.values[metric]:.4f}" for metric in others]
+        table.add_row(*map(Text, (*cells, *values)), style="green" if rank == 1 else None)
     return table
 
 
+def _test_sentences(comparison: Comparison, uses: TestUses | None) -> tuple[str, ...]:
+    scores = [contender.test for contender in comparison.contenders]
+    sentences = () if uses is None else (uses.sentence,)
+    if not any(scores):
+        return sentences if uses is not None and uses.uses else ()
+    metric, better = on_test_set(comparison.objectives[0]).metric, "below" if comparison.sign == 1 else "above"
+    return (
+        *sentences,
+        f"Differences are the winner's {metric} minus the other's: {better} 0 the winner is better.",
+        "Means are over the repeats, where there are some. Intervals are over the examples and the seeds, and not "
+        "corrected for the number of comparisons.",
+    )
+
+
 def _test_table(comparison: Comparison) -> Table:
-    table = table_of("<model", "loss [95 % interval]", "difference [95 % interval]", "<winner_is")
+    metric = on_test_set(comparison.objectives[0]).metric
+    table = table_of("<model", f"{metric} [95 %]", "difference [95 %]", "<winner_is")
     differences = {difference.trial_id: difference for difference in comparison.differences}
-    default_first = sorted(comparison.contenders, key=lambda contender: contender.trial_id != DEFAULT_TRIAL)
-    scores = [(None, comparison.base), *((contender.trial_id, contender.test) for contender in default_first)]
-    for trial_id, score in ((trial_id, score) for trial_id, score in scores if score is not None):
+    for trial_id, score in _scores(comparison):
         wins = comparison.winner is not None and trial_id == comparison.winner.trial_id
         difference = differences.get(trial_id)
         cells = (
             label_of(trial_id) + (", winner" if wins else ""),
-            _estimate(score.loss, score.interval, ".4f"),
-            _estimate(difference.value, difference.interval, "+.4f") if difference else "",
+            estimate(comparison, score.loss, score.interval),
+            estimate(comparison, difference.value, difference.interval, "+.4f") if difference else "",
             (difference.verdict or "unknown") if difference else "",
         )
         table.add_row(*map(Text, cells), style="green" if wins else None)
     return table
 
 
-def _configuration_table(history: History, comparison: Comparison, names: Sequence[str]) -> Table:
-    table = table_of("<parameter", "default", "winner")
-    if comparison.winner is not None:
-        default = history.trials[DEFAULT_TRIAL].params
-        for name in names:
-            before, after = (format_value(params.get(name, "–")) for params in (default, comparison.winner.params))
-            table.add_row(Text(name), Text(before), Text(after), style="dim" if before == after else None)
+def _metrics_table(comparison: Comparison) -> Table | None:
+    """Everything that was measured on the test set, since the objective is not always what counts in the end."""
+    scores = _scores(comparison)
+    names = list(dict.fromkeys(name for _, score in scores for name in score.metrics if name.startswith("test_")))
+    if len(names) < 2:
+        return None
+    table = table_of("<model", "runs", *names)
+    for trial_id, score in scores:
+        cells = [f"{score.metrics[name]:.4f}" if name in score.metrics else ABSENT for name in names]
+        table.add_row(*map(Text, (label_of(trial_id), str(score.runs), *cells)))
     return table
 
 
-def _effort(history: History, wall_seconds: float | None) -> dict[str, Any]:
-    """What the study cost. Training that a lost checkpoint made necessary again is in the notes, not in here."""
-    search = [trial for trial in history.trials if trial.repeat_of is None]
-    repeats = [trial for trial in history.trials if trial.repeat_of is not None]
-    failures = [trial.failure for trial in history.trials if trial.failure is not None]
-    tests = sum(report.seconds for trial in history.trials for report in trial.tests.values())
-    return {
-        "trials": len(search),
-        "repeats": len(repeats),
-        "jobs": len(history.jobs),
-        "failures": dict(Counter(failure.kind.value for failure in failures)),
-        "retried": sum(map(len, history.failed_attempts.values())),
-        "search_budget": sum(map(_consumed, search)),
-        "search_budget_without_early_stopping": len(search) * history.horizon,
-        "repeats_budget": sum(map(_consumed, repeats)),
-        "worker_seconds": tests + sum(map(_seconds, history.trials)),
-        "wall_seconds": wall_seconds,
-    }
+def _scores(comparison: Comparison) -> list[tuple[int | None, TestScore]]:
+    """What was tested: the base model, the default, then the finalists, best on validation first."""
+    default_first = sorted(comparison.contenders, key=lambda contender: contender.trial_id != DEFAULT_TRIAL)
+    scores = [(None, comparison.base), *((contender.trial_id, contender.test) for contender in default_first)]
+    return [(trial_id, score) for trial_id, score in scores if score is not None]
 
 
-def _seconds(trial: Trial) -> float:
-    return trial.seconds + (trial.failure.seconds if trial.failure else 0.0)
-
-
-def _consumed(trial: Trial) -> int:
-    """The budget that a trial was trained for by itself, without what it took over from another."""
-    start = trial.source.budget if isinstance(trial.source, Continue) else 0
-    reached = [report.budget for report in trial.reports.values()] + [trial.failure.budget if trial.failure else 0]
-    return max(0, max(reached) - start)
-
-
-def _effort_sentences(effort: Mapping[str, Any], budget_unit: str) -> tuple[str, ...]:
-    spent, full = effort["search_budget"], effort["search_budget_without_early_stopping"]
-    failed = ", ".join(f"{count} {kind}" for kind, count in effort["failures"].items()) or "none"
-    clock = "" if effort["wall_seconds"] is None else f"{format_duration(effort['wall_seconds'])} from first to last, "
-    return (
-        f"{_counted(effort['trials'], 'trial')} and {_counted(effort['repeats'], 'repeat')} of finalists, in "
-        f"{_counted(effort['jobs'], 'job')}; failed: {failed}; tried again: {effort['retried']}.",
-        f"The search trained on {spent:,} {budget_unit}, {spent / full if full else 0:.0%} of the {full:,} of "
-        f"{_counted(effort['trials'], 'full training')}; the repeats on {effort['repeats_budget']:,} more.",
-        f"It took {clock}{format_duration(effort['worker_seconds'])} of worker time.",
-    )
+def _configuration_table(history: History, comparison: Comparison, names: Sequence[str]) -> Table:
+    table = table_of("<parameter", "default", "winner")
+    if comparison.winner is not None:
+        default = param_cells(history.trials[DEFAULT_TRIAL].params, names)
+        winner = param_cells(comparison.winner.params, names)
+        for name, before, after in zip(names, default, winner, strict=True):
+            if before != ABSENT or after != ABSENT:
+                table.add_row(Text(name), Text(before), Text(after), style="dim" if before == after else None)
+    return table
 
 
 def _answers(comparison: Comparison, prompts: Sequence[tuple[str, str]]) -> tuple[tuple[str, Mapping[str, str]], ...]:
@@ -356,42 +247,16 @@ def _trial_to_json(history: History, trial: Trial) -> dict[str, Any]:
     return {
         "trial": trial.trial_id,
         "params": dict(trial.params),
+        "seed": trial.seed,
         "labels": dict(trial.labels),
+        "source": None if trial.source is None else {"kind": type(trial.source).__name__, **asdict(trial.source)},
         "repeat_of": trial.repeat_of,
         "status": trial.status(history.horizon).value,
         "metrics": {str(budget): dict(report.metrics) for budget, report in trial.reports.items()},
+        "tests": {str(budget): dict(report.metrics) for budget, report in trial.tests.items()},
         "seconds": trial.seconds,
         "failure": None if trial.failure is None else asdict(trial.failure),
     }
-
-
-def _markdown_table(table: Table) -> str:
-    lines = [[str(column.header).replace("\n", " ") for column in table.columns]]
-    lines.append(["---" if column.justify == "left" else "---:" for column in table.columns])
-    lines += [[_escaped(str(cell)) for cell in row] for row in zip(*(c.cells for c in table.columns), strict=True)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _estimate(value: float, interval: Interval | None, form: str) -> str:
-    return f"{value:{form}}" + (f" [{interval.low:{form}}, {interval.high:{form}}]" if interval is not None else "")
-
-
-def _mean_and_error(mean: float, error: float) -> str:
-    return f"{mean:.4f} ± {error:.4f}" if math.isfinite(error) else f"{mean:.4f}"
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" + ("" if count == 1 else "s")
-
-
-def _escaped(text: str) -> str:
-    return _MARKDOWN_SIGNS.sub(r"\\\1", text.replace("\n", " "))
-
-
-def _fenced(text: str) -> str:
-    """A code block; its fence is longer than any inside."""
-    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
-    return f"{fence}text\n{text}\n{fence}"
 
 
 def _shortened(text: str, max_lines: int) -> str:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from llm_tuning.data import PreparedData
 from nas.cost import LoraTraining, checkpoint_bytes, linear_shapes, training_memory_bytes
-from thresher.build import Plan, possible_values
+from nas.layers import layers_named
+from thresher.build import Plan, possible_values, scheduler_config
 from thresher.config import AshaConfig, ConfigError, StudyConfig
 
 CGROUP = Path("/sys/fs/cgroup")
@@ -22,10 +23,9 @@ def check_disk(config: StudyConfig, plan: Plan, rank: int) -> list[str]:
 
     Returns notes. Raises ConfigError if not even a few checkpoints fit, or `max_checkpoint_gb` may be passed.
     """
-    assert plan.architecture is not None
-    one = checkpoint_bytes(plan.architecture, rank, _modules(plan))
-    need = one * max_checkpoints(config, plan)
-    free = shutil.disk_usage(config.output.directory).free
+    need = disk_need(config, plan, rank)
+    one = need / max_checkpoints(config, plan)
+    free = shutil.disk_usage(_existing(config.output.directory)).free
     limit = config.resources.max_checkpoint_gb
     if limit is not None and need > limit * GIGABYTE:
         raise ConfigError(
@@ -45,12 +45,29 @@ def check_disk(config: StudyConfig, plan: Plan, rank: int) -> list[str]:
     return []
 
 
+def disk_need(config: StudyConfig, plan: Plan, rank: int) -> int:
+    """Bytes that the checkpoints of a study take at most, if all are of rank `rank`. The architecture must be known."""
+    assert plan.architecture is not None
+    return checkpoint_bytes(plan.architecture, rank, _modules(plan)) * max_checkpoints(config, plan)
+
+
 def check_memory(config: StudyConfig, plan: Plan, rank: int, data: PreparedData) -> list[str]:
     """A note if one worker may need more than the memory of this machine. Machines with NVIDIA devices: no word."""
-    assert plan.architecture is not None
     available = _available_memory()
     if available is None or Path("/proc/driver/nvidia").exists():
         return []
+    need = memory_need(config, plan, rank, data)
+    if need <= available:
+        return []
+    return [
+        f"training may need {need / GIGABYTE:.1f} GB a worker, and {available / GIGABYTE:.1f} GB are available: "
+        "lower resources.micro_batch_size or data.max_length if trials fail for lack of memory"
+    ]
+
+
+def memory_need(config: StudyConfig, plan: Plan, rank: int, data: PreparedData) -> int:
+    """Bytes that training needs at its peak, about, with adapters of rank `rank`. The architecture must be known."""
+    assert plan.architecture is not None
     compute = COMPUTE_DTYPES[config.resources.mixed_precision] or config.model.dtype
     training = LoraTraining(
         rank=rank,
@@ -60,13 +77,7 @@ def check_memory(config: StudyConfig, plan: Plan, rank: int, data: PreparedData)
         base_dtype=config.model.dtype,
         compute_dtype=compute,  # type: ignore[arg-type]  # one of the three by the config's own types
     )
-    need = training_memory_bytes(plan.architecture, training)
-    if need <= available:
-        return []
-    return [
-        f"training may need {need / GIGABYTE:.1f} GB a worker, and {available / GIGABYTE:.1f} GB are available: "
-        "lower resources.micro_batch_size or data.max_length if trials fail for lack of memory"
-    ]
+    return training_memory_bytes(plan.architecture, training)
 
 
 def max_checkpoints(config: StudyConfig, plan: Plan) -> int:
@@ -75,7 +86,7 @@ def max_checkpoints(config: StudyConfig, plan: Plan) -> int:
     A trial has one of each rung that it reached; those of trials that cannot be promoted any more are deleted.
     """
     count = (config.finalists.count + 1) * (len(plan.budgets) + config.finalists.repeats)
-    scheduler = config.search.scheduler
+    scheduler = scheduler_config(config.search)
     if isinstance(scheduler, AshaConfig):
         promotable = config.search.trials
         for reached in range(1, len(plan.budgets)):
@@ -93,6 +104,14 @@ def available_cores() -> int:
     return cores
 
 
+def _existing(directory: Path) -> Path:
+    """The directory, or the nearest above it that exists."""
+    place = directory.resolve()
+    while not place.exists():
+        place = place.parent
+    return place
+
+
 def _first_line(path: Path) -> str:
     return path.read_text().partition("\n")[0] if path.is_file() else ""
 
@@ -103,7 +122,7 @@ def _modules(plan: Plan) -> tuple[str, ...]:
     layers = tuple(linear_shapes(plan.architecture))
     groups = possible_values(plan.space, plan.defaults, "lora.targets")
     chosen = {module for group in groups for module in plan.lora_targets.get(str(group), layers)}
-    return tuple(layer for layer in layers if layer in chosen)
+    return tuple(layers_named(plan.architecture, sorted(chosen)))
 
 
 def _available_memory() -> int | None:

@@ -4,40 +4,42 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 from rich.console import Console
-from rich.progress import Progress
 
 from controller.controller import Controller, StudyHalted
-from controller.events import Enqueued
+from controller.events import Enqueued, Event, SessionStarted
 from controller.executors.launched import LaunchedExecutor
 from controller.executors.supervisor import supervise
 from controller.executors.world import World
 from controller.history import History
+from controller.limits import Limited, Stopwatch, active_seconds
+from controller.requests import Requests
 from controller.store import Store, StoreError
-from llm_tuning.base_model import context_length, load_tokenizer, model_config, resolve_base_model
+from controller.strategy import Done, InTurn, Strategy
+from llm_tuning.base_model import load_tokenizer
 from llm_tuning.checkpoint import CheckpointStore
-from llm_tuning.data import PreparedData, load_splits, prepare_splits
-from thresher.build import Plan, build_plan, largest_rank, worker_task
+from llm_tuning.data import PreparedData, load_splits
+from thresher.build import Plan, worker_task
 from thresher.comparison import compare
-from thresher.config import ConfigError, StudyConfig
+from thresher.config import StudyConfig
+from thresher.enqueue import check_params
 from thresher.manifest import check_manifest, describe_study, model_fingerprint, settle_manifest
+from thresher.notebook import watching
+from thresher.prepare import check_needs, keep_tokenizer, lay_groundwork, say, tokenise
 from thresher.progress import StudyProgress
 from thresher.record import StudyRecord
 from thresher.report import final_report
-from thresher.resources import available_cores, check_disk, check_memory
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from thresher.resources import available_cores
+from thresher.touched import uses_of_test_set
 
 LOCK_PATIENCE_SECONDS = 5.0  # a study that was just interrupted may still be saving
 WORKER_COMMAND = (sys.executable, "-m", "llm_tuning.worker")
@@ -50,12 +52,12 @@ class Outcome:
     Attributes:
         finished: False if it was asked to stop: the same command goes on.
         was_finished: there was nothing left to do from the start.
-        wall_seconds: from the first entry of the journal to the last, pauses of the study included.
+        entries: the journal when it ended, as `Store.events` gives it.
     """
 
     finished: bool
     was_finished: bool
-    wall_seconds: float
+    entries: Sequence[tuple[int, float, Event]]
     plan: Plan
     history: History
     notes: tuple[str, ...]
@@ -69,11 +71,6 @@ class Prepared:
     task: dict[str, Any]
     data: PreparedData
     notes: tuple[str, ...]
-
-
-def say(console: Console, text: str) -> None:
-    """Print a line as it is: a path in brackets is no markup, and nothing in it is coloured or wrapped."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def supervise_only(config: StudyConfig, world: World) -> None:
@@ -106,9 +103,12 @@ def run_study(config: StudyConfig, world: World, console: Console) -> Outcome:
     with Store.open(config.output.directory, patience_seconds=LOCK_PATIENCE_SECONDS) as store:
         prepared = prepare(config, store, world, console)
         plan = prepared.plan
-        events = (event for _, _, event in store.events())
+        entries = list(store.events())
         history = History.replay(
-            events, seed=config.search.seed, objectives=(plan.objective,), horizon=plan.budgets[-1]
+            (event for _, _, event in entries),
+            seed=config.search.seed,
+            objectives=plan.objectives,
+            horizon=plan.budgets[-1],
         )
         if not history.queue:
             default = Enqueued(plan.default_params)
@@ -122,83 +122,37 @@ def run_study(config: StudyConfig, world: World, console: Console) -> Outcome:
             threads=worker_threads(config, world),
             hang_seconds=config.resources.hang_minutes * 60,
         )
-        jobs, open_jobs = len(history.jobs), len(history.running)
-        finished = _search(config, world, console, prepared, store, history, executor)
-        was_finished = finished and not open_jobs and len(history.jobs) == jobs
-        times = [moment for _, moment, _ in store.events()]
-        wall_seconds = times[-1] - times[0]
-        return Outcome(finished, was_finished, wall_seconds, plan, history, prepared.notes)
+        stopwatch = Stopwatch(active_seconds(entries))
+        strategy = InTurn((Limited(plan.search, config.limits, stopwatch), plan.finalists))
+        was_finished = not history.running and isinstance(strategy.next(history), Done)
+        if not was_finished:
+            store.append([SessionStarted()])
+            history.apply(SessionStarted())
+        finished = _search(config, world, console, prepared, store, history, executor, strategy, stopwatch)
+        return Outcome(finished, was_finished, list(store.events()), plan, history, prepared.notes)
 
 
 def prepare(config: StudyConfig, store: Store, world: World, console: Console) -> Prepared:
-    """Everything before the first job: model files, tokens, plan, manifest, disk and memory. Raises ValueError."""
+    """Everything before the first job, and the manifest. Raises ValueError."""
     directory = config.output.directory
-    for split, path in config.data.paths.items():
-        if not path.is_file():
-            got = "a directory" if path.is_dir() else f"nothing there (now in {Path.cwd()})"
-            raise ConfigError(f"data.{split}: expected a JSONL file at {path}, got {got}; check the path")
-    say(console, f"base model: {config.model.name}")
-    model = resolve_base_model(config.model.name, revision=config.model.revision)
-    description = model_config(model)
-    plan = build_plan(config, description)
+    ground = lay_groundwork(config, console)
+    plan = ground.plan
     surroundings = {
-        "model": model_fingerprint(model),
+        "model": model_fingerprint(ground.model),
         "threads": worker_threads(config, world),
         "processes": world.size,
     }
-    manifest = describe_study(config, {"defaults": dict(plan.defaults), "budgets": list(plan.budgets)}, surroundings)
-    notes = [*plan.notes, *check_manifest(store, manifest)]
-    if plan.architecture is not None:
-        notes += check_disk(config, plan, largest_rank(plan))
-    tokenizer = load_tokenizer(model, trust_remote_code=config.model.trust_remote_code)
-    with _tokenising(console) as on_progress:
-        data = prepare_splits(
-            config.data.paths,
-            tokenizer,
-            directory / "data",
-            max_length=config.data.max_length,
-            too_long=config.data.too_long,
-            system=config.data.system,
-            limits={str(split): rows for split, rows in config.data.limits.items()},
-            seed=config.search.seed,
-            context_length=context_length(description),
-            on_progress=on_progress,
-        )
-    _keep_tokenizer(tokenizer, directory / "tokenizer")
+    follows = {"defaults": dict(plan.defaults), "budgets": list(plan.budgets), "space": plan.space.to_dict()}
+    manifest = describe_study(config, follows, surroundings)
+    notes = [*plan.notes, *check_manifest(store, manifest), *check_needs(config, plan, None)]
+    data, tokenizer = tokenise(config, ground, directory / "data", console)
+    keep_tokenizer(tokenizer, directory / "tokenizer")
     # Last: what was refused up to here may be mended, and is no study yet.
     settle_manifest(store, manifest, data.fingerprint)
-    sizes = ", ".join(f"{len(split)} {name}" for name, split in data.splits.items())
-    say(console, f"data: {sizes} examples")
-    notes += data.notes
-    if plan.architecture is not None:
-        notes += check_memory(config, plan, largest_rank(plan), data)
+    notes += [*data.notes, *check_needs(config, plan, data)]
     for note in notes:
         say(console, f"note: {note}")
-    return Prepared(plan, worker_task(config, plan, model), data, tuple(notes))
-
-
-@contextmanager
-def _tokenising(console: Console) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar, on a terminal, for what takes long with a large data set."""
-    with Progress(console=console, transient=True, disable=not console.is_interactive) as progress:
-        bar = progress.add_task("tokenising", total=None)
-        yield lambda done, total: progress.update(bar, completed=done, total=total)
-
-
-def _keep_tokenizer(tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
-    """Save the tokenizer, whole or not at all, unless it was saved before. Raises ConfigError if the disk refuses."""
-    if directory.is_dir():
-        return
-    unfinished = directory.with_name(f".{directory.name}.unfinished")
-    try:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        tokenizer.save_pretrained(str(unfinished))
-        unfinished.rename(directory)
-    except Exception as error:  # tokenizers raises it bare for a full disk
-        raise ConfigError(
-            f"output.directory: expected to write the tokenizer to {directory}, got: {error}; "
-            "free some space, or choose another directory"
-        ) from error
+    return Prepared(plan, worker_task(config, plan, ground.model), data, tuple(notes))
 
 
 def worker_threads(config: StudyConfig, world: World) -> int:
@@ -214,25 +168,35 @@ def _search(
     store: Store,
     history: History,
     executor: LaunchedExecutor,
+    strategy: Strategy,
+    elapsed: Callable[[], float],
 ) -> bool:
     plan = prepared.plan
-    threading.Thread(
-        target=supervise,
-        args=(world, config.resources.gpus_per_trial, WORKER_COMMAND, executor.port),
-        name="supervisor",
-        daemon=True,
-    ).start()
+    for hosted in world.hosted():
+        threading.Thread(
+            target=supervise,
+            args=(hosted, config.resources.gpus_per_trial, WORKER_COMMAND, executor.port),
+            name=f"supervisor-{hosted.rank}",
+            daemon=True,
+        ).start()
     executor.wait_for_supervisors()
     trials = config.search.trials
-    with StudyProgress(history, budgets=plan.budgets, max_trials=trials, console=console) as progress:
+    progress_on = partial(
+        StudyProgress, history, budgets=plan.budgets, max_trials=trials, limits=config.limits, elapsed=elapsed
+    )
+    with watching(console, lambda shown: progress_on(console=shown)) as progress:
         controller = Controller(
-            plan.strategy,
+            strategy,
             executor,
             store,
             history,
             checkpoints=CheckpointStore(config.output.directory / "checkpoints"),
+            requests=Requests(
+                config.output.directory, check=lambda params: check_params(plan.space, plan.defaults, params)
+            ),
             on_event=progress.on_event,
             on_progress=progress.on_progress,
+            on_notice=progress.notice,
         )
 
         def stop() -> None:
@@ -259,6 +223,9 @@ def _on_signals(stop: Callable[[], None]) -> Iterator[None]:
             raise KeyboardInterrupt
         stop()
 
+    if threading.current_thread() is not threading.main_thread():  # only there can signals be handled
+        yield
+        return
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
@@ -278,7 +245,12 @@ def finish_study(config: StudyConfig, outcome: Outcome, console: Console) -> Non
         outcome.history,
         compare(outcome.history, outcome.plan.finalists),
         names=outcome.plan.space.names,
-        wall_seconds=outcome.wall_seconds,
+        max_trials=config.search.trials,
+        limits=config.limits,
+        wall_seconds=outcome.entries[-1][1] - outcome.entries[0][1],
+        active_seconds=active_seconds(outcome.entries),
+        test_uses=uses_of_test_set(outcome.entries),
+        test_data=data.fingerprint,
         notes=outcome.notes,
         prompts=_test_samples(config, data),
     )
@@ -304,11 +276,11 @@ def _test_samples(config: StudyConfig, data: PreparedData) -> list[tuple[str, st
     split = data.splits["test"]
     samples = []
     for index in range(min(count, len(split))):
-        tokens, start = split.tokens(index), int(split.answer_starts[index])
+        prompt, answer = split.prompt(index), split.answer(index)
         samples.append(
             (
-                tokenizer.decode(tokens[:start], skip_special_tokens=True),
-                tokenizer.decode(tokens[start:], skip_special_tokens=True),
+                tokenizer.decode(prompt, skip_special_tokens=True),
+                tokenizer.decode(answer, skip_special_tokens=True),
             )
         )
     return samples

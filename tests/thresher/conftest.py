@@ -7,13 +7,17 @@ import functools
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from controller.events import Enqueued, SessionStarted
+from controller.store import Store
+from search_spaces.space import Space
+from tests.thresher.journal import BUDGETS, DEFAULTS, Journal
 from tests.thresher.tiny_study import (
     SLOWER,
     FinishedStudy,
@@ -31,6 +35,8 @@ from tests.thresher.tiny_study import (
     wait_until,
     write_jsonl,
 )
+from thresher.config import parse_config
+from thresher.manifest import describe_study, settle_manifest
 
 
 @pytest.fixture(scope="session")
@@ -104,3 +110,15 @@ def resumed(interrupted: InterruptedStudy) -> FinishedStudy:
     launcher = Path(sys.executable).with_name("accelerate")
     process = start_command(launcher, "launch", "scripts/tune.py", interrupted.place.config)
     return FinishedStudy(interrupted.place, finish(process))
+
+
+@pytest.fixture
+def journal(config_data: dict[str, Any]) -> Iterator[Journal]:
+    """A study that has just been started, with its writer still at work."""
+    config = parse_config(config_data)
+    space = Space.from_dict({name: entry for name, entry in config_data["space"].items() if name != "only"})
+    plan = {"defaults": DEFAULTS, "budgets": list(BUDGETS), "space": space.to_dict()}
+    with Store.open(config.output.directory) as store:
+        settle_manifest(store, describe_study(config, plan, {"model": "abc"}), "data")
+        store.append([SessionStarted(), Enqueued({"optimizer.learning_rate": 3e-3, "lora.rank": 4})])
+        yield Journal(store)

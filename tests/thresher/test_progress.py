@@ -20,17 +20,10 @@ from controller.events import (
     TrialCreated,
 )
 from controller.history import History
+from controller.limits import Limits
 from controller.trial import Failure, FailureKind, Label, Objective, Progress, Report
 from search_spaces.space import ParamValue
-from thresher.progress import (
-    StudyProgress,
-    describe_params,
-    format_duration,
-    format_value,
-    one_line,
-    printable,
-    short_names,
-)
+from thresher.progress import StudyProgress
 
 DEFAULT: dict[str, ParamValue] = {"optimizer.learning_rate": 5e-4, "lora.rank": 32, "schedule.warmup": 0.05}
 CONTROL = re.compile(r"\x1b|\r")
@@ -39,11 +32,16 @@ CONTROL = re.compile(r"\x1b|\r")
 class Study:
     """A study as the controller goes through it: events are applied to the history, then shown."""
 
-    def __init__(self, console: Console, history: History | None = None) -> None:
+    def __init__(self, console: Console, history: History | None = None, max_trials: int | None = 12) -> None:
         self.now = time.mktime((2026, 11, 23, 12, 0, 0, 0, 0, -1))
         self.history = history or History(seed=3, objectives=[Objective("validation_loss")], horizon=900)
         self.progress = StudyProgress(
-            self.history, budgets=(100, 300, 900), max_trials=12, console=console, clock=lambda: self.now
+            self.history,
+            budgets=(100, 300, 900),
+            max_trials=max_trials,
+            limits=Limits(max_examples=5000),
+            console=console,
+            clock=lambda: self.now,
         )
 
     def commit(self, *events: Event) -> None:
@@ -89,7 +87,7 @@ def lines(out: StringIO) -> list[str]:
     assert not CONTROL.search(out.getvalue())
     printed = out.getvalue().splitlines()
     assert all(re.match(r"\d\d:\d\d:\d\d \S", line) for line in printed), printed
-    return [line[9:] for line in printed]
+    return [line[9:] for line in printed if not line[9:].startswith("used so far: ")]
 
 
 def live(out: StringIO, width: int = 100, height: int = 40) -> Study:
@@ -100,7 +98,7 @@ def live(out: StringIO, width: int = 100, height: int = 40) -> Study:
 def drawn(study: Study, width: int = 100, height: int = 40) -> str:
     """The live view as it would be drawn now, without colours."""
     console = Console(file=StringIO(), width=width, height=height, color_system=None)
-    console.print(study.progress._draw())
+    console.print(study.progress.draw())
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
@@ -140,6 +138,7 @@ def test_plain_lines_of_a_search(plain: Study, out: StringIO) -> None:
         "trial 1 at 300: validation_loss 2.2000 in 42s (the first there)",
     ]
     assert out.getvalue().startswith("12:00:00 ")
+    assert out.getvalue().endswith(" used so far: examples 500 of 5,000 · time 0s\n")
 
 
 def test_plain_lines_of_what_goes_wrong(plain: Study, out: StringIO) -> None:
@@ -344,44 +343,59 @@ def test_the_view_is_drawn_while_events_come_in(out: StringIO, monkeypatch: pyte
     assert len(study.history.trials) > 50
 
 
-def test_an_uninteresting_event_prints_nothing(plain: Study, out: StringIO) -> None:
-    plain.commit(Enqueued(DEFAULT))
-    assert lines(out) == []
+def test_what_somebody_enqueues_is_told(plain: Study, out: StringIO) -> None:
+    plain.commit(Enqueued(DEFAULT, "request 1"))
+    assert lines(out) == ["enqueued: learning_rate 5e-4, rank 32, warmup 0.05"]
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (5e-4, "5e-4"),
-        (0.00123456, "1.23e-3"),
-        (-0.002, "-2e-3"),
-        (0.05, "0.05"),
-        (0.0, "0"),
-        (32.0, "32"),
-        (1e-10, "1e-10"),
-        (True, "True"),
-        (64, "64"),
-        ("mlp", "mlp"),
-    ],
-)
-def test_values(value: ParamValue, text: str) -> None:
-    assert format_value(value) == text
+def test_the_live_view_has_learning_curves_and_failures(out: StringIO) -> None:
+    study = live(out, 100, 60)
+    with study.progress:
+        busy(study)
+        study.train(4, *[(1.0, 600 + step) for step in range(1, 9)], loss=2.0)
+        study.commit(Failed(Failure(study.start(), FailureKind.OOM, "CUDA out of memory", 64)))
+        view = drawn(study, 100, 60)
+
+    rows = [line.split() for line in view.splitlines()]
+    assert ["1", "rank", "64", "300", "2.2000", "▆▁", "███▁▁▁▁▁▁▁▁"] in rows, (
+        "two rungs, and what was heard of its training"
+    )
+    assert ["0", "default", "100", "2.5000", "█"] in rows
+    assert "trial 2, trial 4 failed, oom: CUDA out of memory" in view
+    assert "used: examples 528 of 5,000 · time 30s" in view
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.2, "0s"), (59.4, "59s"), (59.6, "1m00s"), (242, "4m02s"), (3600, "1h00m"), (90061, "25h01m")],
-)
-def test_durations(seconds: float, text: str) -> None:
-    assert format_duration(seconds) == text
+def test_curves_of_a_maximised_metric_are_drawn_as_measured(out: StringIO) -> None:
+    study = Study(Console(file=out), History(seed=0, objectives=[Objective("accuracy", "maximize")], horizon=900))
+    study.report(study.start(), 0.7, "accuracy")
+    study.report(study.job(0, 100, 300), 0.8, "accuracy")
+    study.report(study.start(lora__rank=8), 0.6, "accuracy")
+    rows = [line.split() for line in drawn(study).splitlines()]
+    assert ["0", "random", "300", "0.8000", "▄█"] in rows
+    assert ["1", "rank", "8", "100", "0.6000", "▁"] in rows
 
 
-def test_names_are_short_where_that_is_unambiguous() -> None:
-    assert short_names(["lora.rank", "a.dropout", "b.dropout"]) == ["rank", "a.dropout", "b.dropout"]
-    assert describe_params({"lora.rank": 8, "a.b": "x"}, ["a.b", "lora.rank"]) == "b x, rank 8"
+def test_parameters_may_be_absent(plain: Study, out: StringIO) -> None:
+    plain.report(plain.start(), 2.5)
+    trial = TrialCreated(1, {"lora.rank": 64, "schedule.kind": "wsd"}, 1, None, {"origin": "random"})
+    plain.report(plain.job(1, 0, 100, trial), 2.4)
+    assert lines(out)[2].startswith("trial 1 starts, to 100 examples (random: rank 64, kind wsd)")
+    assert "rank 64, kind wsd" in drawn(plain)
 
 
-def test_text_of_strangers_cannot_steer_the_terminal() -> None:
-    assert printable("a\x1b[2Jb\x07\rc\td\x9b\n") == "ab\nc\td\n"
-    assert one_line("\n  only  \n") == "only"
-    assert len(one_line("word " * 100)) == 200
+def test_a_terminal_without_unicode_gets_plain_lines() -> None:
+    raw = BytesIO()
+    file = TextIOWrapper(raw, encoding="ascii")
+    study = Study(Console(file=file, force_terminal=True, force_interactive=True))
+    with study.progress:
+        study.report(study.start(), 2.5)
+    file.flush()
+    assert b"trial 0 at 100: validation_loss 2.5000" in raw.getvalue()
+
+
+def test_without_a_number_of_trials(out: StringIO) -> None:
+    study = Study(Console(file=out), max_trials=None)
+    with study.progress:
+        study.report(study.start(), 2.5)
+        assert "1 trials started" in drawn(study)
+    assert lines(out)[0] == "compared at 100, 300, 900 examples"

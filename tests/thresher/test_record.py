@@ -1,77 +1,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from controller.events import AttemptStarted, Enqueued, Failed, JobCreated, Reported, TrialCreated
+from controller.limits import Limits
 from controller.store import Store, StoreError
-from controller.trial import Continue, Failure, FailureKind, Report
 from llm_tuning.export import ExportError
+from tests.thresher.journal import BUDGETS, DEFAULTS, Journal
 from thresher.config import parse_config
-from thresher.manifest import describe_study, settle_manifest
 from thresher.record import RecordError, StudyRecord
-
-DEFAULTS = {"optimizer.learning_rate": 3e-3, "lora.rank": 4, "lora.dropout": 0.1}
-BUDGETS = (8, 16)
-
-
-@dataclass
-class Journal:
-    """Writes the journal of a study as a controller would, without training anything."""
-
-    store: Store
-    trials: int = 0
-    jobs: int = 0
-    budgets: dict[int, int] = field(default_factory=dict)
-
-    def start(self, loss: float, *, rank: int = 4, repeat_of: int | None = None, budget: int = BUDGETS[0]) -> int:
-        """A trial, trained to its first budget; its number."""
-        labels = {} if repeat_of is None else {"finalist": repeat_of, "repeat": 1}
-        params = {"optimizer.learning_rate": 3e-3, "lora.rank": rank}
-        trial_id, self.trials = self.trials, self.trials + 1
-        self.store.append([TrialCreated(trial_id, params, seed=100 + trial_id, labels=labels, repeat_of=repeat_of)])
-        self.train(trial_id, budget, loss)
-        return trial_id
-
-    def train(self, trial_id: int, budget: int, loss: float) -> None:
-        """Train a trial on to a budget."""
-        job = self._open(trial_id, budget)
-        report = Report(job, budget, {"validation_loss": loss, "answer_tokens": 7.0}, seconds=1.0)
-        self.store.append([Reported(report)])
-        self.budgets[trial_id] = budget
-
-    def fail(self, message: str) -> None:
-        """A trial that fails before its first budget."""
-        trial_id, self.trials = self.trials, self.trials + 1
-        self.store.append([TrialCreated(trial_id, {"optimizer.learning_rate": 3e-3, "lora.rank": 4}, seed=0)])
-        self.store.append([Failed(Failure(self._open(trial_id, BUDGETS[0]), FailureKind.CRASH, message))])
-
-    def _open(self, trial_id: int, budget: int) -> int:
-        job, self.jobs = self.jobs, self.jobs + 1
-        before = self.budgets.get(trial_id, 0)
-        source = Continue(trial_id, before) if before else None
-        self.store.append([JobCreated(job, trial_id, before, budget, source), AttemptStarted(job, 1)])
-        return job
-
-
-@pytest.fixture
-def journal(config_data: dict[str, Any]) -> Iterator[Journal]:
-    """A study that has just been started, with its writer still at work."""
-    config = parse_config(config_data)
-    with Store.open(config.output.directory) as store:
-        now = describe_study(config, {"defaults": DEFAULTS, "budgets": list(BUDGETS)}, {"model": "abc"})
-        settle_manifest(store, now, "data")
-        store.append([Enqueued({"optimizer.learning_rate": 3e-3, "lora.rank": 4})])
-        yield Journal(store)
-
-
-def record_of(journal: Journal) -> StudyRecord:
-    return StudyRecord.open(journal.store.path.parent)
 
 
 def write_checkpoint(journal: Journal, trial_id: int, budget: int, weight: float = 0.0) -> Path:
@@ -94,7 +34,6 @@ def write_checkpoint(journal: Journal, trial_id: int, budget: int, weight: float
         stretch_nats=1.0,
         stretch_tokens=1,
         stretch_seconds=1.0,
-        trial_seconds=1.0,
     )
     store = CheckpointStore(journal.store.path.parent / "checkpoints")
     return store.write(state, {"lora_A": torch.tensor([weight])}, {"r": 4}, {"step": torch.zeros(1)})
@@ -130,11 +69,44 @@ class TestOpen:
             "refused then; start it"
         )
 
+    def test_of_a_version_with_other_settings(self, journal: Journal) -> None:
+        journal.store.write_manifest({"config": {"modle": 1}, "versions": {"thresher": "9.9"}})
+        with pytest.raises(
+            RecordError, match=r"that this version can read, got settings of version 9\.9 \(model: expected"
+        ):
+            StudyRecord.open(journal.store.path.parent)
+
+    def test_the_study_of_a_function(self, tmp_path: Path) -> None:
+        settings = {"metric": "accuracy", "direction": "maximize", "budgets": [3, 9], "seed": 1}
+        with Store.open(tmp_path / "study") as store:
+            store.write_manifest({"function": settings, "trials": 7, "finalists": 0, "repeats": 0})
+            journal = Journal(store)
+            journal.start(0.5, metric="accuracy", budget=3)
+            record = journal.record
+        assert record.max_trials == 7
+        assert record.winner().loss == -0.5
+        assert record.value(record.winner().loss) == 0.5
+        assert record.space is None
+        with pytest.raises(RecordError, match=r"expected a study of fine-tuning in .*, got one of a Python function"):
+            record.export(tmp_path / "out")
+
+    def test_limits_and_space(self, journal: Journal) -> None:
+        record = journal.record
+        assert record.space is not None
+        assert record.space.names == ("optimizer.learning_rate", "lora.rank")
+        assert record.limits == Limits()
+        config = record.manifest["config"]
+        search = {**config["search"], "max_examples": 99, "max_hours": 2, "max_gpu_hours": 6}
+        resources = {**config["resources"], "gpus_per_trial": 2}
+        journal.store.write_manifest({"config": {**config, "search": search, "resources": resources}})
+        limits = journal.record.limits
+        assert limits == Limits(max_examples=99, max_worker_seconds=3 * 3600.0, max_seconds=7200.0, gpus=2)
+
 
 class TestWinner:
     def test_too_early(self, journal: Journal) -> None:
         with pytest.raises(RecordError, match=r"expected a trial that was measured in .*, got none; let the study run"):
-            record_of(journal).winner()
+            journal.record.winner()
 
     def test_all_failed(self, journal: Journal) -> None:
         journal.fail("ValueError: no such layer\nsecond line")
@@ -142,13 +114,13 @@ class TestWinner:
         with pytest.raises(
             RecordError, match=r"got none; 2 failed, the first of them with: ValueError: no such layer$"
         ):
-            record_of(journal).winner()
+            journal.record.winner()
 
     def test_before_the_full_budget_it_is_the_best_of_the_highest_rung(self, journal: Journal) -> None:
         journal.start(3.0)
         journal.start(1.0)
         journal.start(2.0)
-        winner = record_of(journal).winner()
+        winner = journal.record.winner()
         assert (winner.trial.trial_id, winner.loss, winner.budget) == (1, 1.0, 8)
         assert winner.runs == (winner.trial,)
 
@@ -156,24 +128,25 @@ class TestWinner:
         journal.start(3.0)
         journal.start(1.0)
         journal.train(0, 16, 2.5)
-        winner = record_of(journal).winner()
+        winner = journal.record.winner()
         assert (winner.trial.trial_id, winner.loss, winner.budget) == (0, 2.5, 16)
 
     def test_finalists_are_ranked_by_the_mean_over_their_runs(self, journal: Journal) -> None:
         for loss, final in ((3.0, 2.0), (2.0, 1.2), (1.0, 1.0)):
             journal.train(journal.start(loss), 16, final)
-        assert record_of(journal).winner().trial.trial_id == 2, "before the repeats"
+        assert journal.record.winner().trial.trial_id == 2, "before the repeats"
         journal.start(1.6, repeat_of=2, budget=16)
         journal.start(1.1, repeat_of=1, budget=16)
-        winner = record_of(journal).winner()
+        winner = journal.record.winner()
         assert winner.trial.trial_id == 1
-        assert winner.loss == pytest.approx(1.15)
+        assert winner.loss == pytest.approx(1.1), "the run that it was chosen by does not count"
         assert [run.trial_id for run in winner.runs] == [4, 1], "the run with the lowest loss comes first"
+        assert [run.trial_id for run in winner.counted] == [4]
 
     def test_params_are_complete(self, journal: Journal) -> None:
         journal.start(3.0)
         journal.start(1.0, rank=8)
-        record = record_of(journal)
+        record = journal.record
         assert record.params(record.winner().trial) == {**DEFAULTS, "lora.rank": 8}
 
 
@@ -196,7 +169,7 @@ class TestExport:
     def test_takes_the_best_run_and_says_how_it_was_found(
         self, finished: Journal, tmp_path: Path, config_data: dict[str, Any]
     ) -> None:
-        run = record_of(finished).export(tmp_path / "out")
+        run = finished.record.export(tmp_path / "out")
         assert run.trial_id == 2
         assert self.weight(tmp_path / "out") == 2.0
         details = json.loads((tmp_path / "out" / "thresher.json").read_text())
@@ -206,7 +179,7 @@ class TestExport:
             "params": {**DEFAULTS, "lora.rank": 8},
             "budget": 16,
             "runs": 2,
-            "mean_validation_loss": pytest.approx(1.15),
+            "mean_validation_loss": pytest.approx(1.1),
             "run": 2,
             "seed": 102,
             "validation_loss": 1.1,
@@ -217,7 +190,7 @@ class TestExport:
         content = bytearray(damaged.read_bytes())
         content[-1] ^= 0xFF
         damaged.write_bytes(content)
-        assert record_of(finished).export(tmp_path / "out").trial_id == 1
+        assert finished.record.export(tmp_path / "out").trial_id == 1
         assert self.weight(tmp_path / "out") == 1.0
         assert damaged.read_bytes() == content
 
@@ -226,7 +199,7 @@ class TestExport:
 
         shutil.rmtree(finished.store.path.parent / "checkpoints")
         with pytest.raises(ExportError) as caught:
-            record_of(finished).export(tmp_path / "out")
+            finished.record.export(tmp_path / "out")
         assert str(caught.value) == (
             "expected a checkpoint of trial 1 at 16 examples, got none that is whole (trial-0002/rung-000000016: "
             "expected the file manifest.json, got none; trial-0001/rung-000000016: expected the file manifest.json, "
@@ -236,5 +209,5 @@ class TestExport:
 
     def test_too_early(self, journal: Journal, tmp_path: Path) -> None:
         with pytest.raises(RecordError):
-            record_of(journal).export(tmp_path / "out")
+            journal.record.export(tmp_path / "out")
         assert not (tmp_path / "out").exists()

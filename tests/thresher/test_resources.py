@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from llm_tuning.data import PreparedData, TokenizedSplit
+from llm_tuning.data import PreparedData
+from llm_tuning.tokenized_split import TokenizedSplit
 from nas.architecture import Architecture
 from nas.cost import checkpoint_bytes, linear_shapes
 from thresher import resources
@@ -46,7 +47,7 @@ def study(directory: Path, **sections: dict[str, Any]) -> tuple[StudyConfig, Pla
     for section, changes in sections.items():
         content[section] = {**content.get(section, {}), **changes}
     config = parse_config(content)
-    return config, build_plan(config, LLAMA)
+    return config, build_plan(config, LLAMA, {"train": 1000, "validation": 100})
 
 
 def set_free(monkeypatch: pytest.MonkeyPatch, free: float) -> None:
@@ -54,7 +55,7 @@ def set_free(monkeypatch: pytest.MonkeyPatch, free: float) -> None:
 
 
 def data_of(length: int) -> PreparedData:
-    split = TokenizedSplit(np.zeros(length, np.int32), np.array([0, length], np.int64), np.array([1], np.int32))
+    split = TokenizedSplit(np.zeros(length, np.int32), np.array([0, length], np.int64), np.arange(length) > 0)
     return PreparedData({"train": split}, {}, ())
 
 

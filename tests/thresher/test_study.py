@@ -22,7 +22,8 @@ from controller.executors.launched import LaunchedExecutor
 from controller.executors.world import World
 from controller.store import Store, StoreError
 from llm_tuning.base_model import BaseModelError
-from llm_tuning.data import DataError, TokenizedSplit
+from llm_tuning.rows import DataError
+from llm_tuning.tokenized_split import TokenizedSplit
 from tests.thresher.tiny_study import (
     FinishedStudy,
     InterruptedStudy,
@@ -87,7 +88,7 @@ class TestFinished:
         nats, count = 0.0, 0
         for index in range(len(split)):
             tokens = torch.from_numpy(split.tokens(index).astype(np.int64))
-            start = int(split.answer_starts[index])
+            start = len(split.prompt(index))
             with torch.no_grad():
                 log_probabilities = model(tokens[None]).logits[0].log_softmax(-1)
             nats -= log_probabilities[range(start - 1, len(tokens) - 1), tokens[start:]].sum().item()
@@ -215,7 +216,7 @@ class TestSeveralProcesses:
         began = time.monotonic()
         ran = launch(place, 2, port)
         assert ran.code == 1, "the launcher's own code"
-        assert ran.errors.count("data.train: expected a JSONL file at nowhere/train.jsonl") == 1
+        assert ran.errors.count("expected a data file at nowhere/train.jsonl") == 1
         assert time.monotonic() - began < 28, "rank 1 kept the launcher waiting, which kills it after 30 seconds"
 
     @pytest.mark.slow
@@ -282,7 +283,7 @@ class TestPrepare:
         for error, section, change in [
             (BaseModelError, "model", {"name": str(tmp_path / "none")}),
             (ConfigError, "data", {"max_length": 129}),
-            (ConfigError, "data", {"train": str(tmp_path / "none.jsonl")}),
+            (DataError, "data", {"train": str(tmp_path / "none.jsonl")}),
             (ConfigError, "search", {"budget": 4}),
             (ConfigError, "resources", {"max_checkpoint_gb": 1e-6}),
             (DataError, "data", {"train": str(empty)}),
@@ -313,7 +314,7 @@ class TestPrepare:
         content = dict(make_study(data={"train": str(train)}).content)
         prepare(content)
         write_jsonl(train, [("a", "c")])
-        with pytest.raises(DataError, match="this study's data changed: the file of train was"):
+        with pytest.raises(DataError, match="this study's data changed: the data of train was"):
             prepare(content)
         shutil.rmtree(Path(content["output"]["directory"]) / "data")
         with pytest.raises(ValueError, match=r"holds another study:\n  hash of the tokenised data: expected"):

@@ -63,14 +63,16 @@ class TestConfig:
     def test_a_value_out_of_range(self, make_study: Make) -> None:
         place = make_study(search={"trials": 0})
         assert refusal(place.run()) == (
-            f"{place.config}: search.trials: expected at least 1, got 0; correct it (default 20)"
+            f"{place.config}: search.trials: expected at least 1, got 0; correct it "
+            "(how many configurations are tried, at most; default 20)"
         )
         assert not place.directory.exists()
 
     def test_several_mistakes(self, make_study: Make) -> None:
         place = make_study(search={"trials": 0}, modle={"name": "x"}, hyperparameters={"lora.rnk": 3})
         assert refusal(place.run()).splitlines() == [
-            f"{place.config}: search.trials: expected at least 1, got 0; correct it (default 20)",
+            f"{place.config}: search.trials: expected at least 1, got 0; correct it "
+            "(how many configurations are tried, at most; default 20)",
             f"{place.config}: modle: expected a known key, got 'modle'; did you mean 'model'?",
             f"{place.config}: hyperparameters.lora.rnk: expected the name of a hyperparameter, got 'lora.rnk'; did you "
             "mean 'lora.rank'?",
@@ -96,8 +98,8 @@ class TestData:
     def test_a_missing_file(self, make_study: Make, tmp_path: Path) -> None:
         place = make_study(data={"validation": str(tmp_path / "valid.jsonl")})
         assert refusal(place.run()) == (
-            f"data.validation: expected a JSONL file at {tmp_path}/valid.jsonl, got nothing there (now in "
-            f"{Path.cwd()}); check the path"
+            f"data.validation: expected a data file at {tmp_path}/valid.jsonl, got none; {tmp_path} holds no file of "
+            "a similar name"
         )
 
     def test_an_empty_file(self, make_study: Make, tmp_path: Path) -> None:
@@ -105,8 +107,7 @@ class TestData:
         train.write_text("\n")
         place = make_study(data={"train": str(train)})
         assert refusal(run_here("run", place.config)) == (
-            f"{train}: expected at least one example, got an empty file; write one JSON object per line: "
-            '{"prompt": "...", "completion": "..."}'
+            f"data.train: {train}: expected at least one example, got an empty file; add rows to it"
         )
         assert place.journal() == []
 
@@ -115,7 +116,7 @@ class TestData:
         train.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "a"\n')
         ran = run_here("run", make_study(data={"train": str(train)}).config)
         assert ran.code == WRONG_INPUT
-        assert ran.errors.startswith(f"thresher: {train}:2: expected one JSON object per line")
+        assert ran.errors.startswith(f"thresher: data.train: {train}:2: expected one JSON object per line")
 
     def test_texts_longer_than_allowed(self, make_study: Make, tmp_path: Path) -> None:
         train = tmp_path / "train.jsonl"

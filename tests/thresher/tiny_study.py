@@ -79,6 +79,7 @@ def study_data(model: Path, data: Path, directory: Path) -> dict[str, Any]:
             "lora.dropout": 0.1,
         },
         "space": {
+            "only": True,
             "optimizer.learning_rate": dict(LEARNING_RATES),
             "lora.rank": {"kind": "choice", "values": [2, 4, 8]},
         },

@@ -1,0 +1,105 @@
+"""A study as pandas DataFrames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from controller.history import History
+from controller.standings import Standing
+from controller.trial import Report
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_BEFORE = ("trial", "status", "origin")
+_AFTER = ("budget", "seconds", "seed", "repeat_of", "failure", "message")
+
+
+def trials_frame(history: History) -> pd.DataFrame:
+    """One row a trial, in the order in which they were started; what is absent is NaN or None.
+
+    Columns: `trial`, `status` (running, paused, complete, failed), `origin` (why it has its parameters), one for
+    each parameter, `budget` (the highest that was reached), one for each metric measured there, `seconds` (of
+    training so far), `seed`, `repeat_of`, `failure` (its kind), `message`. A parameter whose name is taken by
+    another column is called `params.NAME`.
+    """
+    import pandas as pd
+
+    params = _union(trial.params for trial in history.trials)
+    latest = [trial.reports[trial.budget].metrics if trial.reports else {} for trial in history.trials]
+    metrics = _metric_names(history, latest)
+    taken = {*_BEFORE, *_AFTER, *metrics}
+    columns = {name: f"params.{name}" if name in taken else name for name in params}
+    rows = []
+    for trial, measured in zip(history.trials, latest, strict=True):
+        failure = trial.failure
+        row: dict[str, Any] = {
+            "trial": trial.trial_id,
+            "status": trial.status(history.horizon).value,
+            "origin": trial.labels.get("origin"),
+            "budget": trial.budget,
+            "seconds": trial.seconds,
+            "seed": trial.seed,
+            "repeat_of": trial.repeat_of,
+            "failure": None if failure is None else failure.kind.value,
+            "message": None if failure is None else failure.message,
+        }
+        row |= {columns[name]: value for name, value in trial.params.items()}
+        rows.append(row | dict(measured))
+    order = [*_BEFORE, *columns.values(), "budget", *metrics, *_AFTER[1:]]
+    return pd.DataFrame(rows, columns=order)
+
+
+def reports_frame(history: History) -> pd.DataFrame:
+    """One row a report, trial by trial and budget by budget: the learning curves.
+
+    Columns: `trial`, `split`, `rung` (the budget asked for), `budget` (the one consumed), one for each metric,
+    `seconds` (of this stretch).
+    """
+    import pandas as pd
+
+    found: list[tuple[int, str, int, Report]] = []
+    for trial in history.trials:
+        found += [(trial.trial_id, "validation", rung, report) for rung, report in trial.reports.items()]
+        found += [(trial.trial_id, "test", rung, report) for rung, report in trial.tests.items()]
+    metrics = _metric_names(history, [report.metrics for *_, report in found])
+    rows = [
+        {"trial": trial, "split": split, "rung": rung, "budget": report.budget, "seconds": report.seconds}
+        | dict(report.metrics)
+        for trial, split, rung, report in found
+    ]
+    return pd.DataFrame(rows, columns=["trial", "split", "rung", "budget", *metrics, "seconds"])
+
+
+def standings_frame(history: History, standings: Sequence[Standing]) -> pd.DataFrame:
+    """One row a finalist, best first.
+
+    Columns: `trial`, the metric (its mean over the runs that count), `standard_error` (of the mean; NaN for a
+    single run), `runs` (the trials that the mean is over: the repeats, or without any the trial itself).
+    """
+    import pandas as pd
+
+    objective = history.objectives[0]
+    sign = 1 if objective.direction == "minimize" else -1
+    rows = [
+        {
+            "trial": row.trial.trial_id,
+            objective.metric: sign * row.mean,
+            "standard_error": row.standard_error,
+            "runs": [run.trial_id for run in row.counted],
+        }
+        for row in standings
+    ]
+    return pd.DataFrame(rows, columns=["trial", objective.metric, "standard_error", "runs"])
+
+
+def _metric_names(history: History, measured: Sequence[Mapping[str, float]]) -> list[str]:
+    """The objectives, then all others that were measured."""
+    objectives = [objective.metric for objective in history.objectives]
+    return [*objectives, *(name for name in _union(measured) if name not in objectives)]
+
+
+def _union(mappings: Iterable[Mapping[str, object]]) -> list[str]:
+    """All keys, in the order of their first appearance."""
+    return list(dict.fromkeys(name for mapping in mappings for name in mapping))
