@@ -124,15 +124,32 @@ def unselected(trial: Trial, runs: Sequence[Trial]) -> Sequence[Trial]:
 
 
 def seed_deviation(rows: Sequence[Standing]) -> Deviation | None:
-    """The standard deviation between seeds, pooled over the unselected runs of all; None if no two can be compared.
+    """The standard deviation between seeds, pooled over the unselected runs of all; None if it is unknown.
 
     It is taken to be the same for all configurations, since two or three runs of one say almost nothing about it.
     """
-    groups = []
-    for row in rows:
+    return deviation_between(rows, [row.losses for row in rows])
+
+
+def deviation_between(rows: Sequence[Standing], values: Sequence[Sequence[float | None]]) -> Deviation | None:
+    """The standard deviation between runs that differ by their seed, pooled over the unselected runs of all rows.
+
+    None if no two can be compared; or if those that can are all equal, while other runs of one configuration differ:
+    shares of right answers that stay at 0, say, do not tell that seeds make no difference.
+
+    Args:
+        values: of each run of each row; None where it was not measured.
+    """
+    groups, found = [], []
+    for row, of_row in zip(rows, values, strict=True):
         kept = unselected(row.trial, row.runs)
-        groups.append([loss for run, loss in zip(row.runs, row.losses, strict=True) if run in kept])
-    return pooled_deviation(groups)
+        measured = [(run, value) for run, value in zip(row.runs, of_row, strict=True) if value is not None]
+        groups.append([value for run, value in measured if run in kept])
+        found.append({value for _, value in measured})
+    deviation = pooled_deviation(groups)
+    if deviation is not None and deviation.value == 0 and any(len(of_row) > 1 for of_row in found):
+        return None
+    return deviation
 
 
 def ties_of(rows: Sequence[Standing]) -> list[Standing]:

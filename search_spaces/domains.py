@@ -352,6 +352,11 @@ def same(first: object, second: object) -> bool:
     return type(first) is type(second) and first == second
 
 
+def label_of(key: object) -> str:
+    """A key as the path in a message shows it, on one line whatever it contains."""
+    return key if isinstance(key, str) and key and key.isprintable() else shown(key)
+
+
 def shown(value: object) -> str:
     """A value as a message shows it: shortened, and never an error itself (an int may be too long to print)."""
     try:

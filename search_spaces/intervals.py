@@ -9,12 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from search_spaces.rules import TOLERANCE, Divides, Ordered, Product, Rule, Sum, exact_sum
-
-ROUNDING: Final = 1e-12
-"""By how much, relative to the numbers involved, two bounds may cross through rounding alone."""
 
 
 @dataclass(slots=True)

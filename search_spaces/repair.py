@@ -119,6 +119,10 @@ class Component:
                 narrow = middle
             else:
                 found, radius = closer, middle
+        if not self.holds(found, 0.0):  # by rounding: right at the end of its radius a float had nowhere to go
+            rounded = self._within(_TINY, box, {**wanted, **found}, pinned, barred)
+            if rounded is not None and self.holds(rounded, 0.0):
+                return rounded
         return found
 
     def _within(

@@ -13,7 +13,7 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, final
+from typing import Any, ClassVar, Final, final
 
 from search_spaces.domains import Choice, Domain, Int, Params, SpaceError, is_number, shown
 from search_spaces.suggestion import suggest
@@ -66,58 +66,73 @@ class Ordered:
         return all(a <= b or a - b <= tolerance * max(abs(a), abs(b)) for a, b in itertools.pairwise(numbers))
 
 
+@dataclass(frozen=True, slots=True)
+class _Bounded:
+    """What some numbers come to lies from `low` to `high`, both included; None is no bound."""
+
+    names: tuple[str, ...]
+    low: float | None = None
+    high: float | None = None
+    sign: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", _names(self, self.names, 1))
+        _check_bounds(self, self.low, self.high)
+
+    def __str__(self) -> str:
+        return _between(self.low, f" {self.sign} ".join(self.names), self.high)
+
+    def holds(self, params: Params, tolerance: float = TOLERANCE) -> bool:
+        """Whether the rule holds for these parameters, up to the tolerance unless all are integers."""
+        numbers: list[Any] = [params[name] for name in self.names if name in params]
+        if not numbers:
+            return True
+        if all(type(number) is int for number in numbers):
+            return _within(self._whole(numbers), self.low, self.high, 0.0)
+        return _within(self._real(numbers), self.low, self.high, tolerance * self._size(numbers))
+
+    def _whole(self, numbers: list[int]) -> int:
+        """What integers come to."""
+        raise NotImplementedError
+
+    def _real(self, numbers: list[float]) -> float:
+        """What numbers come to, rounded."""
+        raise NotImplementedError
+
+    def _size(self, numbers: list[float]) -> float:
+        """What the tolerance is relative to."""
+        return max(abs(self.low or 0.0), abs(self.high or 0.0))
+
+
 @final
 @dataclass(frozen=True, slots=True)
-class Product:
+class Product(_Bounded):
     """The product of the numbers lies from `low` to `high`, both included; None is no bound."""
 
-    names: tuple[str, ...]
-    low: float | None = None
-    high: float | None = None
+    sign: ClassVar[str] = "*"
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "names", _names(self, self.names, 1))
-        _check_bounds(self, self.low, self.high)
+    def _whole(self, numbers: list[int]) -> int:
+        return math.prod(numbers)
 
-    def __str__(self) -> str:
-        return _between(self.low, " * ".join(self.names), self.high)
-
-    def holds(self, params: Params, tolerance: float = TOLERANCE) -> bool:
-        """Whether the rule holds for these parameters, up to the tolerance unless all are integers."""
-        numbers: list[Any] = [params[name] for name in self.names if name in params]
-        if not numbers:
-            return True
-        if all(type(number) is int for number in numbers):
-            return _within(math.prod(numbers), self.low, self.high, 0.0)
-        product = 0.0 if 0 in numbers else math.prod(map(float, numbers))
-        return _within(product, self.low, self.high, tolerance * _largest(self.low, self.high))
+    def _real(self, numbers: list[float]) -> float:
+        return 0.0 if 0 in numbers else math.prod(map(float, numbers))
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Sum:
+class Sum(_Bounded):
     """The sum of the numbers lies from `low` to `high`, both included; None is no bound."""
 
-    names: tuple[str, ...]
-    low: float | None = None
-    high: float | None = None
+    sign: ClassVar[str] = "+"
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "names", _names(self, self.names, 1))
-        _check_bounds(self, self.low, self.high)
+    def _whole(self, numbers: list[int]) -> int:
+        return sum(numbers)
 
-    def __str__(self) -> str:
-        return _between(self.low, " + ".join(self.names), self.high)
+    def _real(self, numbers: list[float]) -> float:
+        return exact_sum(numbers)
 
-    def holds(self, params: Params, tolerance: float = TOLERANCE) -> bool:
-        """Whether the rule holds for these parameters, up to the tolerance unless all are integers."""
-        numbers: list[Any] = [params[name] for name in self.names if name in params]
-        if not numbers:
-            return True
-        if all(type(number) is int for number in numbers):
-            return _within(sum(numbers), self.low, self.high, 0.0)
-        slack = tolerance * max(_largest(self.low, self.high), *(abs(float(number)) for number in numbers))
-        return _within(exact_sum(numbers), self.low, self.high, slack)
+    def _size(self, numbers: list[float]) -> float:
+        return max(abs(self.low or 0.0), abs(self.high or 0.0), *(abs(float(number)) for number in numbers))
 
 
 Rule = Divides | Ordered | Product | Sum
@@ -132,11 +147,11 @@ def check_rules(domains: Mapping[str, Domain], rules: Iterable[Rule]) -> tuple[R
         for name in rule.names:
             if not isinstance(name, str) or name not in domains:
                 raise SpaceError(
-                    f"rule '{rule}': expected names of the space, got {shown(name)}; {suggest(name, domains)}"
+                    f"rule {str(rule)!r}: expected names of the space, got {shown(name)}; {suggest(name, domains)}"
                 )
             _check_domain(rule, name, domains[name])
         if len(set(rule.names)) < len(rule.names):
-            raise SpaceError(f"rule '{rule}': expected different names, got one twice; remove it")
+            raise SpaceError(f"rule {str(rule)!r}: expected different names, got one twice; remove it")
         checked[rule] = None
     return tuple(checked)
 
@@ -157,12 +172,14 @@ def _check_domain(rule: Rule, name: str, domain: Domain) -> None:
     else:
         numbers, integers = True, isinstance(domain, Int)
     if isinstance(rule, Divides) and not integers:
-        raise SpaceError(f"rule '{rule}': expected integers for {name}, got {domain}; use an int or a choice of ints")
+        raise SpaceError(
+            f"rule {str(rule)!r}: expected integers for {name}, got {domain}; use an int or a choice of ints"
+        )
     if not numbers:
-        raise SpaceError(f"rule '{rule}': expected numbers for {name}, got {domain}; rules are about numbers only")
+        raise SpaceError(f"rule {str(rule)!r}: expected numbers for {name}, got {domain}; use numbers")
 
 
-def _names(rule: Ordered | Product | Sum, names: object, least: int) -> tuple[str, ...]:
+def _names(rule: Ordered | _Bounded, names: object, least: int) -> tuple[str, ...]:
     kind = type(rule).__name__
     if not isinstance(names, tuple | list) or not all(isinstance(name, str) for name in names):
         raise SpaceError(f"{kind}: expected a list of names, got {shown(names)}; write them as [a, b]")
@@ -171,7 +188,7 @@ def _names(rule: Ordered | Product | Sum, names: object, least: int) -> tuple[st
     return tuple(names)
 
 
-def _check_bounds(rule: Product | Sum, low: object, high: object) -> None:
+def _check_bounds(rule: _Bounded, low: object, high: object) -> None:
     kind = type(rule).__name__
     for bound in (low, high):
         if bound is not None and not (is_number(bound) and abs(bound) <= 1e300):
@@ -184,10 +201,6 @@ def _check_bounds(rule: Product | Sum, low: object, high: object) -> None:
 
 def _within(number: float, low: float | None, high: float | None, slack: float) -> bool:
     return (low is None or number >= low - slack) and (high is None or number <= high + slack)
-
-
-def _largest(low: float | None, high: float | None) -> float:
-    return max(abs(low or 0.0), abs(high or 0.0))
 
 
 def _between(low: float | None, text: str, high: float | None) -> str:

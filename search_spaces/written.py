@@ -23,6 +23,7 @@ from search_spaces.domains import (
     SpaceError,
     is_number,
     is_scientific,
+    label_of,
     shown,
 )
 from search_spaces.per_layer import per_layer
@@ -181,7 +182,7 @@ def check_keys(entry: Mapping[Any, Any], path: str, keys: tuple[str, ...]) -> No
     """Check that a mapping has no other keys. Raises SpaceError with the nearest known one."""
     for key in entry:
         if key not in keys:
-            label = key if isinstance(key, str) else shown(key)
+            label = label_of(key)
             raise SpaceError(f"{path}.{label}: expected {', '.join(keys)}, got {shown(key)}; {suggest(key, keys)}")
 
 
@@ -263,7 +264,7 @@ def _conditions(names: Iterable[str], when: object, path: str, domains: Mapping[
             "write {schedule.kind: [wsd]} or {num_layers: {at_least: 3}}"
         )
     for parent, wanted in when.items():
-        label = parent if isinstance(parent, str) else shown(parent)
+        label = label_of(parent)
         if parent not in domains:
             raise SpaceError(f"{path}: expected names of the space, got {shown(parent)}; {suggest(parent, domains)}")
         if isinstance(wanted, Mapping):

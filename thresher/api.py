@@ -9,13 +9,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, final
 
+import numpy as np
+
 from controller.history import History
 from controller.schedulers.rungs import geometric_rungs
 from controller.standings import standings
 from controller.strategy import Strategy
 from controller.trial import Direction, Objective
 from search_spaces.domains import Choice
-from search_spaces.space import Params, Space
+from search_spaces.space import Space
 from thresher.asking import OpenTrial, Told
 from thresher.frames import reports_frame, standings_frame, trials_frame
 from thresher.functions import FunctionObjective, ObjectiveError
@@ -99,7 +101,7 @@ class Study:
         min_budget: int | None = None,
         reduction_factor: int = 3,
         strategy: str | Strategy = "auto",
-        default: Params | None = None,
+        default: Mapping[str, Any] | None = None,
         finalists: int = 0,
         repeats: int = 2,
         seed: int = 0,
@@ -111,6 +113,7 @@ class Study:
         function = None if objective is None else FunctionObjective.of(objective, metric)
         whole = space_of(space)
         if default is not None:
+            default = plain_params(default)
             whole.validate(default)
         settings = Settings(
             space=whole,
@@ -269,9 +272,9 @@ class Study:
         """
         self._writer.tell(trial, outcome)
 
-    def enqueue(self, params: Params) -> None:
+    def enqueue(self, params: Mapping[str, Any]) -> None:
         """Have a configuration tried next. Raises SpaceError if it is not in the space."""
-        self._writer.enqueue(params)
+        self._writer.enqueue(plain_params(params))
 
     def export(self, destination: str | Path) -> int:
         """Write the winner's adapter of a fine-tuning study to a new or empty directory; the trial that it is of.
@@ -321,6 +324,11 @@ def space_of(space: SpaceLike) -> Space:
     if not isinstance(space, Mapping) or any(isinstance(entry, Mapping) for entry in space.values()):
         return Space.from_dict(space)
     return Space({name: Choice(tuple(entry)) if isinstance(entry, list) else entry for name, entry in space.items()})
+
+
+def plain_params(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters with the scalars of numpy, as a row of `trials` has them, made plain numbers."""
+    return {name: value.item() if isinstance(value, np.generic) else value for name, value in params.items()}
 
 
 def _rungs(

@@ -109,6 +109,8 @@ class Asking:
             TypeError: the outcome is none.
             MetricError: it lacks the metric that is optimised.
         """
+        if not isinstance(trial, OpenTrial):
+            raise StudyError(f"expected a trial that ask() gave, got {trial!r}; keep what it returns, and tell that")
         job = trial.job
         if self._open.get(job.job_id) is not trial:
             raise StudyError(f"expected a trial that is open, got {trial!r}; it was told before, or run() has taken it")

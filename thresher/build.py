@@ -19,7 +19,7 @@ from llm_tuning.base_model import context_length
 from llm_tuning.recipe import RECIPE_DEFAULTS, FineTuningSpec
 from nas.architecture import Architecture, ArchitectureError
 from search_spaces.domains import Choice, ParamValue
-from search_spaces.families import find_family
+from search_spaces.families import FamilyError, find_family
 from search_spaces.space import Space, SpaceError
 from thresher.config import (
     AshaConfig,
@@ -73,8 +73,8 @@ def build_plan(config: StudyConfig, model_config: Mapping[str, Any], rows: Mappi
 
     Raises:
         ConfigError: texts may be longer than the model's context, the rungs are too small, the default lies outside
-            the space, there is no space, or it holds values that no training can be made of.
-        FamilyError: the family does not exist or its file is wrong.
+            the space, there is no space, or it holds values that no training can be made of; or the family does not
+            exist, or its file is wrong.
     """
     context = context_length(model_config)
     if context is not None and config.data.max_length > context:
@@ -82,7 +82,10 @@ def build_plan(config: StudyConfig, model_config: Mapping[str, Any], rows: Mappi
             f"data.max_length: expected at most {context}, the context of the model in tokens, got "
             f"{config.data.max_length}; lower it to {context} or less"
         )
-    family = find_family(config.model.family, model_config)
+    try:
+        family = find_family(config.model.family, model_config)
+    except FamilyError as error:
+        raise ConfigError(f"model.family: {error}") from error
     notes = list(family.notes)
     defaults = {**RECIPE_DEFAULTS, **family.defaults_for(model_config), **config.hyperparameters}
     try:
@@ -200,12 +203,14 @@ def _settled_defaults(
         value = defaults[name]
         if domain.contains(value):
             continue
+        settled[name] = nearest(domain, value)
+        if settled[name] == value:  # 1 where the domain is of integers, say, and the default is 1.0
+            continue
         if name in config.hyperparameters:
             raise ConfigError(
                 f"space.{name}: expected the default configuration (trial 0) to lie in the space, here {domain}, "
                 f"got {value!r}; change it under `hyperparameters`, or widen the space"
             )
-        settled[name] = nearest(domain, value)
         notes.append(f"default {name}: {settled[name]!r}, the value of this space that is nearest to {value!r}")
     return settled
 
@@ -229,7 +234,7 @@ def _check_combinations(
     space: Space, defaults: Mapping[str, ParamValue], lora_targets: Mapping[str, tuple[str, ...]]
 ) -> None:
     """Refuse what no single value is to blame for, before a trial fails of it. Raises ConfigError."""
-    if "wsd" in possible_values(space, defaults, "schedule.kind"):
+    if "wsd" in possible_values(space, defaults, "schedule.kind") and not _are_bounded_together(space):
         warmup, decay = (_highest(space, defaults, f"schedule.{part}") for part in ("warmup", "decay"))
         if warmup + decay > 1:
             raise ConfigError(
@@ -243,6 +248,14 @@ def _check_combinations(
                 f"lora.targets: expected one of {', '.join(groups)}, got {targets!r}; name a family under "
                 "model.family that lists the modules of this group"
             )
+
+
+def _are_bounded_together(space: Space) -> bool:
+    """Whether warmup and decay are both searched wherever wsd is, so that a rule of the space bounds their sum."""
+    parts = {"schedule.warmup", "schedule.decay"}
+    absent_elsewhere = [one for one in space.conditions if one.name in parts]
+    with_wsd = all(one.parent == "schedule.kind" and one.holds("wsd") for one in absent_elsewhere)
+    return parts <= space.domains.keys() and with_wsd
 
 
 def possible_values(space: Space, defaults: Mapping[str, ParamValue], name: str) -> tuple[ParamValue, ...]:

@@ -13,8 +13,16 @@ from typing import Any
 
 from controller.finalists import DEFAULT_TRIAL, Finalists, runs_of
 from controller.history import History
-from controller.intervals import Deviation, Interval, Verdict, pooled_deviation
-from controller.standings import Selection, Standing, selection_of, standings, ties_of, unselected
+from controller.intervals import Deviation, Interval, Verdict
+from controller.standings import (
+    Selection,
+    Standing,
+    deviation_between,
+    seed_deviation,
+    selection_of,
+    standings,
+    ties_of,
+)
 from controller.trial import Objective, Report, Trial
 from search_spaces.space import Params
 from thresher.bootstrap import (
@@ -154,7 +162,7 @@ class Comparison:
                 {
                     "winner_minus": label_of(difference.trial_id),
                     "trial_id": difference.trial_id,
-                    "value": self.sign * difference.value,
+                    "value": self.value(difference.value),
                     "interval": self._interval_to_json(difference.interval),
                     "verdict": difference.verdict,
                 }
@@ -169,13 +177,13 @@ class Comparison:
 
     def value(self, loss: float | None) -> float | None:
         """A loss, or a sum of losses, in the direction of the metric; None stays None."""
-        return None if loss is None else self.sign * loss
+        return None if loss is None else self.sign * loss + 0.0  # no -0.0 where nothing was right
 
     def values(self, interval: Interval | None) -> Interval | None:
         """An interval of losses in the direction of the metric."""
         if interval is None or self.sign == 1:
             return interval
-        return Interval(-interval.high, -interval.low)
+        return Interval(0.0 - interval.high, 0.0 - interval.low)
 
     def _contender_to_json(self, contender: Contender) -> dict[str, Any]:
         return {
@@ -279,12 +287,13 @@ def _tested_runs(history: History, row: Standing) -> list[Trial]:
 
 
 def _test_deviation(history: History, rows: Sequence[Standing], objective: Objective) -> Deviation | None:
-    """Between the test results of runs that differ by their seed, pooled over all; None if no two can be compared."""
-    groups = []
-    for row in rows:
-        tests = [run.tests.get(history.horizon) for run in unselected(row.trial, row.runs)]
-        groups.append([objective.loss(test.metrics) for test in tests if test and objective.metric in test.metrics])
-    return pooled_deviation(groups)
+    """Between the test results of runs that differ by their seed, pooled over all; None if it is unknown."""
+
+    def loss(run: Trial) -> float | None:
+        test = run.tests.get(history.horizon)
+        return objective.loss(test.metrics) if test and objective.metric in test.metrics else None
+
+    return deviation_between(rows, [[loss(run) for run in row.runs] for row in rows])
 
 
 def _test_scores(
@@ -375,6 +384,8 @@ def _gaps(history: History, rows: Sequence[Standing]) -> list[str]:
             "No repeats: the estimates are those of the runs that the finalists were chosen by, so they are "
             "optimistic, and how much of the differences on validation is chance is unknown."
         )
+    elif seed_deviation(rows) is None:
+        gaps.append("The runs do not tell how far seeds differ: no intervals on validation, where all count as tied.")
     for row in rows if some_repeated else ():
         if not row.repeated:
             gaps.append(f"{_label(row)} has no repeat: its estimate is optimistic, so it ranks after the others.")
@@ -404,7 +415,7 @@ def _test_gaps(
             )
     counts = {score.examples for score in scores if score is not None and score.interval is not None}
     if counts and deviation is None:
-        gaps.append("Intervals on the test set are over its examples alone: no two runs tell how far seeds differ.")
+        gaps.append("Intervals on the test set are over its examples alone: the runs do not tell how far seeds differ.")
     if counts and min(counts) < FEW_EXAMPLES:
         gaps.append(f"Only {min(counts)} test examples: the intervals are rough.")
     if len(counts) > 1:

@@ -34,13 +34,13 @@ def selection_sentence(comparison: Comparison) -> str:
     unit = " nats" if comparison.metric in _LOSSES_IN_NATS else ""
     whose, lead, vanished = _capital(the(selection.trial_id)), selection.lead_found, selection.vanished
     interval = _bracketed(selection.interval)
-    by_seeds = f" (95 % interval{interval} over the seeds)" if interval else " (no interval: too few repeats)"
+    by_seeds = f"95 % interval{interval} over the seeds" if interval else "no interval: the runs do not tell of seeds"
     if lead is None or selection.lead_repeated is None:
         found, repeated = comparison.value(selection.found), comparison.value(selection.repeated)
         luck = f"{vanished:.4f}{unit} of its result vanished" if vanished > 0 else _NO_SIGN
         return (
-            f"{whose} had {found:.4f} on the run it was chosen by and {repeated:.4f} in its repeats: {luck}{by_seeds}. "
-            f"Of its lead nothing is known: {selection.unknown}."
+            f"{whose} had {found:.4f} on the run it was chosen by and {repeated:.4f} in its repeats: {luck} "
+            f"({by_seeds}). Of its lead nothing is known: {selection.unknown}."
         )
     if selection.share is None:
         return (
@@ -51,10 +51,10 @@ def selection_sentence(comparison: Comparison) -> str:
         f"{whose} led the default by {lead:.4f}{unit} at selection and by {selection.lead_repeated:.4f} in the repeats"
     )
     if vanished <= 0:
-        return f"{led}: {_NO_SIGN}{by_seeds}."
+        return f"{led}: {_NO_SIGN} ({by_seeds})."
     return (
         f"{led}: {vanished:.4f} of {lead:.4f}{unit} ({selection.share:.0%}) of the lead at selection vanished in the "
-        f"repeats{by_seeds}."
+        f"repeats ({by_seeds})."
     )
 
 
@@ -68,13 +68,12 @@ def estimates_sentences(comparison: Comparison) -> tuple[str, ...]:
             "No repeats: each estimate is the run that the finalist was chosen by, which is optimistic. "
             "Set finalists.repeats to 2 or more.",
         )
-    sentences = [
-        "Estimates are means over the repeats alone; the run that a finalist was chosen by does not count. "
-        "Intervals are Student's t over the seeds, with the deviation pooled over all repeats."
-    ]
-    if min(counts) < 3:
-        repeats = f"{min(counts)} repeat{'s'[: min(counts) != 1]}"
-        sentences.append(f"With {repeats} the intervals are wide; more repeats narrow them.")
+    sentences = ["Estimates are means over the repeats alone; the run that a finalist was chosen by does not count."]
+    if any(contender.interval for contender in comparison.contenders):
+        sentences[0] += " Intervals are Student's t over the seeds, with the deviation pooled over all repeats."
+        if min(counts) < 3:
+            repeats = f"{min(counts)} repeat{'s'[: min(counts) != 1]}"
+            sentences.append(f"With {repeats} the intervals are wide; more repeats narrow them.")
     if len(counts) > 1:
         sentences.append(
             f"The winner is the best of {len(counts)} such means, so its own is still a little optimistic; its test "
@@ -88,7 +87,7 @@ def the(trial_id: int | None) -> str:
     return label_of(trial_id) if trial_id else f"the {label_of(trial_id)}"
 
 
-def estimate(comparison: Comparison, loss: float, interval: Interval | None, form: str = ".4f") -> str:
+def estimate(comparison: Comparison, loss: float, interval: Interval | None, form: str = "z.4f") -> str:
     """A loss, or a difference of two, with its interval, as values of the metric."""
     return f"{comparison.value(loss):{form}}{_bracketed(comparison.values(interval), form)}"
 
@@ -104,14 +103,14 @@ def _winner_sentence(comparison: Comparison, winner: Contender) -> str:
 
 def _difference_sentence(comparison: Comparison, difference: Difference) -> str:
     them, verdict = the(difference.trial_id), difference.verdict
-    by = estimate(comparison, difference.value, difference.interval, "+.4f")
+    by = estimate(comparison, difference.value, difference.interval, "+z.4f")
     if verdict is None:
         return f"On the test set it differs from {them} by {by}, with no interval to judge that by."
     words = f"tied with {them}: the difference {by} may be 0" if verdict == "tie" else f"{verdict} than {them}: {by}"
     return f"On the test set it is {words}."
 
 
-def _bracketed(interval: Interval | None, form: str = ".4f") -> str:
+def _bracketed(interval: Interval | None, form: str = "z.4f") -> str:
     return "" if interval is None else f" [{interval.low:{form}}, {interval.high:{form}}]"
 
 

@@ -38,6 +38,10 @@ DIRECTIONS: Final[Mapping[str, Direction]] = {
 }
 """The metrics that a study may optimise, with the direction in which they improve."""
 
+OPTIONAL_SECTIONS: Final = ("hyperparameters", "space", "search", "objective", "finalists", "resources", "output")
+OPTIONAL_DATA_SECTIONS: Final = ("columns", "split", "limits")
+"""What has parts of its own, and is taken as left out where it is empty."""
+
 Metric = Literal["validation_loss", "token_accuracy", "exact_match"]
 Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 DataFormat = Literal["auto", "prompt_completion", "messages", "sharegpt", "alpaca", "preference", "text_label", "text"]
@@ -61,6 +65,13 @@ def _yaml_number(value: object) -> object:
     return value
 
 
+def _named(value: object) -> object:
+    """An empty path would be the directory that the command is started in."""
+    if value == "":
+        raise PydanticCustomError("empty_path", "a path")
+    return value
+
+
 def _expanded(path: Path) -> Path:
     try:
         return path.expanduser()
@@ -69,8 +80,13 @@ def _expanded(path: Path) -> Path:
 
 
 def _as_list(value: object) -> object:
-    """One objective is a list of one."""
+    """One objective, or one tracker, is a list of one."""
     return [value] if isinstance(value, str | Mapping) else value
+
+
+def _without_empty(section: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    """The section without those of its parts that hold nothing: `search:` over lines that are all comments."""
+    return {key: value for key, value in section.items() if key not in keys or value is not None}
 
 
 def _source(section: object, key: str) -> str:
@@ -86,7 +102,7 @@ def _slug(source: str) -> str:
     stem = stem.split(":")[-1 if source.endswith(".gguf") else 0]
     if stem in ("train", "training", "data"):
         stem = place.parent.name
-    return re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-.") or "study"
+    return re.sub(r"[^\w.-]+", "-", stem.lower()).strip("-.") or "study"
 
 
 def _is_plain(value: object) -> TypeGuard[ParamValue]:
@@ -101,7 +117,7 @@ def _plain_value(value: object) -> ParamValue:
 
 Integer = Annotated[int, BeforeValidator(_yaml_number)]
 Number = Annotated[float, BeforeValidator(_yaml_number)]
-UserPath = Annotated[Path, AfterValidator(_expanded)]
+UserPath = Annotated[Path, BeforeValidator(_named), AfterValidator(_expanded)]
 HyperparameterValue = Annotated[ParamValue, PlainValidator(_plain_value)]
 
 
@@ -162,7 +178,9 @@ class DataConfig(_Section):
     @model_validator(mode="before")
     @classmethod
     def _train_alone(cls, value: object) -> object:
-        return {"train": value} if isinstance(value, str) else value
+        if isinstance(value, str):
+            return {"train": value}
+        return _without_empty(value, OPTIONAL_DATA_SECTIONS) if isinstance(value, Mapping) else value
 
     @field_validator("train", "validation", "test")
     @classmethod
@@ -273,9 +291,14 @@ class OutputConfig(_Section):
     directory: UserPath = Field(default=Path("runs"), description="of this study; default: runs/<model>-<data>")
     generations: Integer = Field(default=3, ge=0, description="test prompts answered side by side in the report")
     max_new_tokens: Integer = Field(default=48, ge=1, description="length of these answers")
-    trackers: tuple[Tracker, ...] = Field(
+    trackers: Annotated[tuple[Tracker, ...], BeforeValidator(_as_list)] = Field(
         default=(), description="tensorboard, wandb, mlflow, trackio: one run per trial"
     )
+
+    @field_validator("trackers")
+    @classmethod
+    def _once(cls, value: tuple[Tracker, ...]) -> tuple[Tracker, ...]:
+        return tuple(dict.fromkeys(value))
 
 
 class StudyConfig(_Section):
@@ -303,7 +326,8 @@ class StudyConfig(_Section):
         """Without an output directory, one is named after model and data."""
         if not isinstance(value, Mapping):
             return value
-        output = {} if value.get("output") is None else value["output"]
+        value = _without_empty(value, OPTIONAL_SECTIONS)
+        output = value.get("output", {})
         if not isinstance(output, Mapping) or output.get("directory") is not None:
             return value
         names = (_source(value.get("model"), "name"), _source(value.get("data"), "train"))
@@ -321,7 +345,7 @@ class StudyConfig(_Section):
     @classmethod
     def _normal_form(cls, value: object) -> object:
         """However the numbers are written, the same space is the same study. `wrong_space` tells what is wrong."""
-        return {} if value is None else normal_form(value)
+        return normal_form(value)
 
     @field_validator("objective")
     @classmethod

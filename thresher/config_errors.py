@@ -27,6 +27,7 @@ _WORDS = {
     "Input should be a valid string": "a text (in quotes, if YAML reads it as something else)",
     "Input should be a valid boolean": "true or false",
     "Input should be a valid integer": "an integer",
+    "Input should be a valid tuple": "a list",
     "Input should be a valid ": "a ",
     "Input should be ": "",
     "Input is not a valid path for <class 'pathlib.Path'>": "a path",
@@ -62,6 +63,8 @@ def _describe(entry: Any, root: type[BaseModel]) -> str:
         choices = re.findall(r"'([^']*)'", context["expected"])
         what = "key" if entry["loc"][-1] == "[key]" else "word"
         return f"{place.path}: expected a known {what}, got {got}; {suggest(entry['input'], choices)}"
+    if kind == "too_short":
+        return f"{place.path}: expected at least {context['min_length']} of these, got none; add one{place.about}"
     return f"{place.path}: expected {_expectation(entry['msg'])}, got {got}; correct it{place.about}"
 
 

@@ -139,10 +139,15 @@ def _check_room(record: StudyRecord) -> None:
     started, waiting = history.num_started(), _waiting(record)
     if history.repeats or history.tests or (most is not None and started + waiting >= most):
         spoken_for = f", {waiting} are spoken for" if waiting else ""
+        over = history.repeats or history.tests
+        remedy = (
+            "start a study with these values under `hyperparameters` in another output.directory"
+            if over
+            else f"stop it and run it again with --set search.trials={started + waiting + 1}"
+        )
         raise EnqueueError(
             f"expected a study with trials left to start, got {record.directory}: {started} of {most} are started"
-            f"{spoken_for}; start a study with these values under `hyperparameters`, or with more search.trials, in "
-            "another output.directory"
+            f"{spoken_for}{', and its finalists were repeated or tested' if over else ''}; {remedy}"
         )
 
 

@@ -20,6 +20,7 @@ from thresher.build import Plan, largest_rank, worker_task
 from thresher.prepare import Groundwork, check_needs, lay_groundwork, say, tokenise
 from thresher.rehearsal import EXAMPLES_ONLY, Costs, Range, Rehearsal, rehearse
 from thresher.resources import GIGABYTE, available_cores, disk_need, memory_need
+from thresher.section import counted
 from thresher.wording import format_duration, table_of
 
 if TYPE_CHECKING:
@@ -147,15 +148,12 @@ def _work(config: StudyConfig, forecast: Forecast) -> Iterator[str]:
     """What is trained and tested, in examples."""
     rehearsals, horizon = forecast.rehearsals, forecast.plan.budgets[-1]
     repeats = Range.of([rehearsal.repeats for rehearsal in rehearsals])
-    yield (
-        f"finalists: {repeats.median:.0f} repeats ({_span(repeats, '{:.0f}')}) of {horizon:,} examples"
-        + _tests(forecast)
-    )
+    yield (f"finalists: {_counted(repeats, 'repeat')} of {horizon:,} examples" + _tests(forecast))
     examples = Range.of([rehearsal.examples for rehearsal in rehearsals])
     full = config.search.trials * horizon
     yield (
         f"training examples of the search: {examples.median:,.0f} expected ({_span(examples, '{:,.0f}')}), "
-        f"{examples.median / full:.0%} of the {full:,} that full training of all {config.search.trials} trials takes"
+        f"{examples.median / full:.0%} of the {full:,} that {counted(config.search.trials, 'full training')} would take"
     )
     again = Range.of([rehearsal.repeat_examples for rehearsal in rehearsals])
     yield f"training examples of the repeats: {again.median:,.0f} expected ({_span(again, '{:,.0f}')})"
@@ -166,9 +164,7 @@ def _tests(forecast: Forecast) -> str:
     if not tests.high:
         return "; no test set"
     held_out = forecast.held_out.get("test", 0)
-    return (
-        f"; {tests.median:.0f} tests ({_span(tests, '{:.0f}')}) on {held_out:,} examples, the base model's among them"
-    )
+    return f"; {_counted(tests, 'test')} on {held_out:,} examples, the base model's among them"
 
 
 def _time(config: StudyConfig, forecast: Forecast) -> Iterator[str]:
@@ -181,7 +177,7 @@ def _time(config: StudyConfig, forecast: Forecast) -> Iterator[str]:
         return
     probe, costs = forecast.measured
     seconds = Range.of([rehearsal.seconds for rehearsal in forecast.rehearsals]).plus(probe.load_seconds)
-    count = f"{forecast.workers} worker{'s' if forecast.workers > 1 else ''}"
+    count = counted(forecast.workers, "worker")
     yield (
         f"time: {format_duration(seconds.median)} expected "
         f"({format_duration(seconds.low)} to {format_duration(seconds.high)}) with {count} on {probe.device}: "
@@ -224,6 +220,11 @@ def _needs(
         parts.append(f"{_size(measured[0].peak_bytes)} of {what} measured by the probe with the default configuration")
     if parts:
         yield f"memory: {'; '.join(parts)}"
+
+
+def _counted(figures: Range, noun: str) -> str:
+    span = _span(figures, "{:.0f}")
+    return counted(round(figures.median), noun) + (f" ({span})" if figures.low < figures.high else "")
 
 
 def _span(figures: Range, form: str) -> str:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _BEFORE = ("trial", "status", "origin")
+_REPORT = ("trial", "split", "rung", "budget")
 _AFTER = ("budget", "seconds", "seed", "repeat_of", "failure", "message")
 
 
@@ -21,16 +22,15 @@ def trials_frame(history: History) -> pd.DataFrame:
 
     Columns: `trial`, `status` (running, paused, complete, failed), `origin` (why it has its parameters), one for
     each parameter, `budget` (the highest that was reached), one for each metric measured there, `seconds` (of
-    training so far), `seed`, `repeat_of`, `failure` (its kind), `message`. A parameter whose name is taken by
-    another column is called `params.NAME`.
+    training so far), `seed`, `repeat_of`, `failure` (its kind), `message`. A metric or parameter whose name is taken
+    by another column is called `metrics.NAME` or `params.NAME`.
     """
     import pandas as pd
 
     params = _union(trial.params for trial in history.trials)
     latest = [trial.reports[trial.budget].metrics if trial.reports else {} for trial in history.trials]
-    metrics = _metric_names(history, latest)
-    taken = {*_BEFORE, *_AFTER, *metrics}
-    columns = {name: f"params.{name}" if name in taken else name for name in params}
+    metrics = _columns(_metric_names(history, latest), (*_BEFORE, *_AFTER), "metrics")
+    columns = _columns(params, (*_BEFORE, *_AFTER, *metrics.values()), "params")
     rows = []
     for trial, measured in zip(history.trials, latest, strict=True):
         failure = trial.failure
@@ -46,8 +46,8 @@ def trials_frame(history: History) -> pd.DataFrame:
             "message": None if failure is None else failure.message,
         }
         row |= {columns[name]: value for name, value in trial.params.items()}
-        rows.append(row | dict(measured))
-    order = [*_BEFORE, *columns.values(), "budget", *metrics, *_AFTER[1:]]
+        rows.append(row | {metrics[name]: value for name, value in measured.items()})
+    order = [*_BEFORE, *columns.values(), "budget", *metrics.values(), *_AFTER[1:]]
     return pd.DataFrame(rows, columns=order)
 
 
@@ -55,7 +55,7 @@ def reports_frame(history: History) -> pd.DataFrame:
     """One row a report, trial by trial and budget by budget: the learning curves.
 
     Columns: `trial`, `split`, `rung` (the budget asked for), `budget` (the one consumed), one for each metric,
-    `seconds` (of this stretch).
+    `seconds` (of this stretch). A metric whose name is taken by another column is called `metrics.NAME`.
     """
     import pandas as pd
 
@@ -63,13 +63,14 @@ def reports_frame(history: History) -> pd.DataFrame:
     for trial in history.trials:
         found += [(trial.trial_id, "validation", rung, report) for rung, report in trial.reports.items()]
         found += [(trial.trial_id, "test", rung, report) for rung, report in trial.tests.items()]
-    metrics = _metric_names(history, [report.metrics for *_, report in found])
+    names = _metric_names(history, [report.metrics for *_, report in found])
+    metrics = _columns(names, (*_REPORT, "seconds"), "metrics")
     rows = [
         {"trial": trial, "split": split, "rung": rung, "budget": report.budget, "seconds": report.seconds}
-        | dict(report.metrics)
+        | {metrics[name]: value for name, value in report.metrics.items()}
         for trial, split, rung, report in found
     ]
-    return pd.DataFrame(rows, columns=["trial", "split", "rung", "budget", *metrics, "seconds"])
+    return pd.DataFrame(rows, columns=[*_REPORT, *metrics.values(), "seconds"])
 
 
 def standings_frame(history: History, standings: Sequence[Standing]) -> pd.DataFrame:
@@ -92,6 +93,11 @@ def standings_frame(history: History, standings: Sequence[Standing]) -> pd.DataF
         for row in standings
     ]
     return pd.DataFrame(rows, columns=["trial", objective.metric, "standard_error", "runs"])
+
+
+def _columns(names: Sequence[str], taken: Sequence[str], prefix: str) -> dict[str, str]:
+    """The column of each name: the name itself unless another column has it."""
+    return {name: f"{prefix}.{name}" if name in taken else name for name in names}
 
 
 def _metric_names(history: History, measured: Sequence[Mapping[str, float]]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 import time
 import traceback
@@ -22,6 +23,7 @@ Outcome = float | Mapping[str, float]
 OFFERED: Final = ("params", "budget", "checkpoint_dir", "seed")
 MAX_TRACEBACK_LINES: Final = 16
 MAX_MESSAGE: Final = 4000  # characters
+MAX_SHOWN: Final = 200
 
 
 class ObjectiveError(RuntimeError):
@@ -110,11 +112,11 @@ def read_outcome(outcome: object, metric: str) -> dict[str, float]:
     metrics = {}
     for name, value in measured.items():
         if not isinstance(name, str) or isinstance(value, str | bytes | None):
-            raise _no_number(outcome)
+            raise _no_number(outcome, name)
         try:
             metrics[name] = float(value)
-        except (TypeError, ValueError) as error:
-            raise _no_number(outcome) from error
+        except (TypeError, ValueError, OverflowError):
+            raise _no_number(outcome, name) from None
     return metrics
 
 
@@ -136,7 +138,7 @@ class FunctionTask:
         self._objective = objective
         self._directories = directories
         self._returned = False
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
 
     def run(self, inbox: Inbox, emit: Emit) -> None:
         """See Task. A function cannot be interrupted: `stopping` is heeded between two jobs."""
@@ -158,7 +160,7 @@ class FunctionTask:
                 if not complete:
                     emit(Notice(job.job_id, missing_notice(job)))
             metrics = self._call(job, staged)
-            if isinstance(metrics, Exception):
+            if isinstance(metrics, BaseException):
                 return self._failed(metrics, job, time.monotonic() - began)
             if staged is not None:
                 self._directories.publish(job, staged)
@@ -166,15 +168,19 @@ class FunctionTask:
             return Halt(f"expected to write the checkpoints of trial {job.trial_id}, got {error}; free some space")
         return Report(job.job_id, job.to_budget, metrics, time.monotonic() - began)
 
-    def _call(self, job: Job, staged: object) -> dict[str, float] | Exception:
+    def _call(self, job: Job, staged: object) -> dict[str, float] | BaseException:
+        process = os.getpid()
         try:
             metrics = self._objective(job, staged)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # `sys.exit` ends a script, and this call, but not a study
             return error
+        finally:
+            if os.getpid() != process:  # a fork that the function forgot to end would go on with the study as well
+                os._exit(1)
         self._returned = True
         return metrics
 
-    def _failed(self, error: Exception, job: Job, seconds: float) -> Failure:
+    def _failed(self, error: BaseException, job: Job, seconds: float) -> Failure:
         failure = failure_of(error, job, seconds)
         if self._returned or failure.kind is FailureKind.OOM:
             # The exception holds the frames of the failed call, and these hold its arrays.
@@ -200,7 +206,7 @@ class FailFast:
         cause: what the function raised, if it did so in this process.
     """
 
-    def __init__(self, executor: Executor, history: History, cause: Callable[[], Exception | None]) -> None:
+    def __init__(self, executor: Executor, history: History, cause: Callable[[], BaseException | None]) -> None:
         self._executor = executor
         self._cause = cause
         self._measured = any(trial.reports for trial in history.trials)
@@ -235,9 +241,12 @@ def missing_notice(job: Job) -> str:
     return f"the files of budget {job.from_budget} are gone: the directory is empty and all is trained again"
 
 
-def _no_number(outcome: object) -> TypeError:
+def _no_number(outcome: object, name: object) -> TypeError:
+    got = f"{outcome[name]!r} for {name!r}" if isinstance(outcome, Mapping) else repr(outcome)
+    if len(got) > MAX_SHOWN:
+        got = f"{got[:MAX_SHOWN]}..."
     return TypeError(
-        f"expected the objective to return a number, or a mapping of names to numbers, got {outcome!r}; "
+        f"expected the objective to return a number, or a mapping of names to numbers, got {got}; "
         "return the metric of the study"
     )
 

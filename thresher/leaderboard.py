@@ -109,7 +109,7 @@ def _values(trial: Trial, metrics: Sequence[str]) -> list[str]:
     if not trial.reports:
         return [ABSENT] * len(metrics)
     measured = trial.reports[trial.budget].metrics
-    return [f"{measured[metric]:.4f}" for metric in metrics]
+    return [f"{measured[metric]:z.4f}" for metric in metrics]
 
 
 def _order(history: History, trial: Trial) -> tuple[bool, int, float, int]:

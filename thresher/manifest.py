@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from controller.events import JobCreated, TrialCreated
 from controller.store import Store
 from thresher import __version__
 from thresher.config import StudyConfig
@@ -24,6 +25,8 @@ RESULT_SETTINGS = (
     "resources.mixed_precision",
 )
 """Sections and settings that make a study what it is."""
+LIMITS = ("search.trials", "search.max_examples", "search.max_hours", "search.max_gpu_hours")
+"""Settings that say when the search ends, and may change until its finalists are repeated or tested."""
 EXACT_SETTINGS = ("resources.gpus_per_trial", "resources.micro_batch_size", "resources.evaluation_batch_size")
 """Settings that change in which order numbers are added up, and what is drawn for dropout, but nothing else."""
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "numpy")
@@ -56,7 +59,8 @@ def check_manifest(store: Store, now: Mapping[str, Any]) -> tuple[str, ...]:
     """Compare what a study was started with, if it was, with what is asked for now.
 
     Returns:
-        Notes about what changed but does not make it another study: versions, threads, batches in one pass.
+        Notes about what changed but does not make it another study: limits of a search that is not over, versions,
+        threads, batches in one pass.
 
     Raises ManifestError naming each setting that makes it another study.
     """
@@ -66,6 +70,8 @@ def check_manifest(store: Store, now: Mapping[str, Any]) -> tuple[str, ...]:
     changes = [
         change for path in RESULT_SETTINGS for change in _differences(_setting(before, path), _setting(now, path), path)
     ]
+    limits = [change for change in changes if change[0] in LIMITS] if _is_searching(store) else []
+    changes = [change for change in changes if change not in limits]
     if not changes:  # what follows from a setting need not be told beside it
         changes = list(_differences(before["plan"], now["plan"], "by the model family and this version, "))
     model = before["surroundings"].get("model"), now["surroundings"].get("model")
@@ -78,23 +84,41 @@ def check_manifest(store: Store, now: Mapping[str, Any]) -> tuple[str, ...]:
         *_differences(before["versions"], now["versions"], "version of "),
         *_differences(before["surroundings"], now["surroundings"], ""),
     ]
-    return tuple(
+    moved = (f"{path}: {_shown(old)} before, {_shown(new)} from now on" for path, old, new in limits)
+    drifted = (
         f"{path}: {_shown(old)} before, {_shown(new)} now; results stay comparable, but not equal bit for bit"
         for path, old, new in drift
         if old != new
     )
+    return (*moved, *drifted)
 
 
 def settle_manifest(store: Store, now: Mapping[str, Any], data: str) -> None:
-    """Write the manifest of a new study; of an old one, compare its data's hash with `data`.
+    """Write the manifest of a new study; of an old one, compare its data's hash with `data`, and note new limits.
+
+    What else `check_manifest` let pass stays as the study was started with.
 
     Raises ManifestError if the study was started with other data.
     """
     before = store.manifest()
     if not before:
         store.write_manifest({**now, "data": data})
-    elif before["data"] != data:
+        return
+    if before["data"] != data:
         raise _another_study(store, [("hash of the tokenised data", before["data"][:12], data[:12])])
+    search = {path.removeprefix("search."): _setting(now, path) for path in LIMITS}
+    extended = {**before["config"], "search": {**before["config"]["search"], **search}}
+    if extended != before["config"]:
+        store.write_manifest({"config": extended})
+
+
+def _is_searching(store: Store) -> bool:
+    """Whether no finalist was repeated and nothing tested yet: nobody has seen a result that is not to be chosen by."""
+    return not any(
+        (isinstance(event, TrialCreated) and event.repeat_of is not None)
+        or (isinstance(event, JobCreated) and event.split == "test")
+        for _, _, event in store.events()
+    )
 
 
 def versions() -> dict[str, str]:

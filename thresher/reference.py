@@ -93,7 +93,7 @@ _FORMS: Final = (
     ("`{kind: choice, values: [A, B]}`, or `[A, B]`", "one of these"),
     (
         "`{low: A}`, `{high: B}`, ... without `kind`",
-        "the family's domain, changed; a choice keeps what is within bounds",
+        "the family's domain, changed; a choice keeps what is within bounds; `prior: null` makes all alike",
     ),
     ("`A`", "this value, which takes the name out of the search"),
     (

@@ -134,21 +134,12 @@ def final_report(
         Section("Failures", failure_sentences(history)),
         Section("Notes", (*comparison.gaps, *remarks)),
     )
+    used = [{"what": use.what, "used": use.used, "limit": use.limit} for use in uses]
     data = {
-        "objectives": [asdict(objective) for objective in history.objectives],
-        "full_budget": history.horizon,
-        "conclusions": conclusions(comparison),
-        "budget": {
-            "max_trials": max_trials,
-            "limits": asdict(limits),
-            "used": [{"what": use.what, "used": use.used, "limit": use.limit} for use in uses],
-        },
+        **_study_to_json(history, comparison),
+        "budget": {"max_trials": max_trials, "limits": asdict(limits), "used": used},
         "effort": effort,
-        "comparison": comparison.to_json(),
         "test_set": {"data": test_data, **({} if test_uses is None else test_uses.to_json())},
-        "trials": [_trial_to_json(history, trial) for trial in history.trials],
-        "pareto_front": [trial.trial_id for trial in front_of(history)],
-        "failures": failures_to_json(history),
         "notes": remarks,
         "generations": [{"prompt": prompt, "answers": texts} for prompt, texts in answers],
     }
@@ -159,10 +150,10 @@ def _finalists_table(comparison: Comparison) -> Table:
     others = [objective.metric for objective in comparison.objectives[1:]]
     table = table_of("#", "<configuration", f"{comparison.metric} [95 %]", "found with", "<repeats", *others)
     for rank, contender in enumerate(comparison.contenders, 1):
-        losses = [f"{comparison.value(loss):.4f}" for loss in contender.losses]
+        losses = [f"{comparison.value(loss):z.4f}" for loss in contender.losses]
         mean = estimate(comparison, contender.mean, contender.interval)
         cells = (str(rank), label_of(contender.trial_id), mean, losses[0], ", ".join(losses[1:]) or ABSENT)
-        values = [f"{contender.values[metric]:.4f}" for metric in others]
+        values = [f"{contender.values[metric]:z.4f}" for metric in others]
         table.add_row(*map(Text, (*cells, *values)), style="green" if rank == 1 else None)
     return table
 
@@ -191,7 +182,7 @@ def _test_table(comparison: Comparison) -> Table:
         cells = (
             label_of(trial_id) + (", winner" if wins else ""),
             estimate(comparison, score.loss, score.interval),
-            estimate(comparison, difference.value, difference.interval, "+.4f") if difference else "",
+            estimate(comparison, difference.value, difference.interval, "+z.4f") if difference else "",
             (difference.verdict or "unknown") if difference else "",
         )
         table.add_row(*map(Text, cells), style="green" if wins else None)
@@ -206,7 +197,7 @@ def _metrics_table(comparison: Comparison) -> Table | None:
         return None
     table = table_of("<model", "runs", *names)
     for trial_id, score in scores:
-        cells = [f"{score.metrics[name]:.4f}" if name in score.metrics else ABSENT for name in names]
+        cells = [f"{score.metrics[name]:z.4f}" if name in score.metrics else ABSENT for name in names]
         table.add_row(*map(Text, (label_of(trial_id), str(score.runs), *cells)))
     return table
 
@@ -241,6 +232,18 @@ def _answers(comparison: Comparison, prompts: Sequence[tuple[str, str]]) -> tupl
         if answers:
             found.append((prompt, {"reference": reference, **answers}))
     return tuple(found)
+
+
+def _study_to_json(history: History, comparison: Comparison) -> dict[str, Any]:
+    return {
+        "objectives": [asdict(objective) for objective in history.objectives],
+        "full_budget": history.horizon,
+        "conclusions": conclusions(comparison),
+        "comparison": comparison.to_json(),
+        "trials": [_trial_to_json(history, trial) for trial in history.trials],
+        "pareto_front": [trial.trial_id for trial in front_of(history)],
+        "failures": failures_to_json(history),
+    }
 
 
 def _trial_to_json(history: History, trial: Trial) -> dict[str, Any]:

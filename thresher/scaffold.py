@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -82,7 +83,7 @@ def write_config(model: str, data: str, destination: Path, *, force: bool = Fals
     config = parse_config(yaml.safe_load(text))
     build_plan(config, known.description, {split: len(of_split) for split, of_split in rows.splits.items()})
     _write(destination, text)
-    say(console, f"written: {destination}; look at it, then: thresher plan {destination}")
+    say(console, f"written: {destination}; look at it, then: thresher plan {shlex.quote(str(destination))}")
 
 
 def _write(destination: Path, text: str) -> None:

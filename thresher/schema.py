@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from llm_tuning.recipe import RECIPE_DEFAULTS
-from thresher.config import StudyConfig
+from thresher.config import OPTIONAL_DATA_SECTIONS, OPTIONAL_SECTIONS, StudyConfig
 from thresher.hyperparameters import HYPERPARAMETERS
 
 Schema = dict[str, Any]
@@ -25,6 +25,9 @@ _BOOLEAN_TEXT: Final = {"$ref": "#/$defs/BooleanText"}
 _CONDITION: Final = {"$ref": "#/$defs/Condition"}
 _PRIOR: Final = {"$ref": "#/$defs/Prior"}
 _NUMBER: Final = {"anyOf": [{"type": "number"}, _NUMBER_TEXT]}
+_LOG: Final = {
+    "anyOf": [{"type": "boolean"}, {"type": "string", "pattern": "^([Tt][Rr][Uu][Ee]|[Ff][Aa][Ll][Ss][Ee])$"}]
+}
 _BOOLEAN_WORDS: Final = ("true", "false", "yes", "no", "on", "off", "t", "f", "y", "n", "1", "0")
 _SCALAR: Final = {"type": ["boolean", "number", "string"]}
 _KINDS: Final = {"float": ("low", "high", "log"), "int": ("low", "high", "log"), "choice": ("values",)}
@@ -47,10 +50,14 @@ def config_schema() -> Schema:
         "properties": {name: _about(name) | _reference(name) for name in HYPERPARAMETERS},
         "additionalProperties": False,
     }
-    root["space"] = _or_null({**root["space"], **_space(), "default": {}})
-    root["output"] = {"description": sections["OutputConfig"]["description"], **_or_null(root["output"])}
-    directory = sections["OutputConfig"]["properties"]["directory"]
-    sections["OutputConfig"]["properties"]["directory"] = _or_null(directory)
+    root["space"] = {**root["space"], **_space(), "default": {}}
+    output = sections["OutputConfig"]["properties"]
+    output["directory"] = _or_null({**output["directory"], "minLength": 1})
+    output["trackers"] = _alone_or(output["trackers"], output["trackers"]["items"])
+    for owner, names in ((root, OPTIONAL_SECTIONS), (sections["DataConfig"]["properties"], OPTIONAL_DATA_SECTIONS)):
+        for name in names:
+            section = sections.get(owner[name].get("$ref", "").removeprefix("#/$defs/"), owner[name])
+            owner[name] = _or_null({"description": section["description"], **owner[name]})
     precision = sections["ResourcesConfig"]["properties"]["mixed_precision"]
     precision |= {"enum": [*precision["enum"], False]}  # YAML 1.1 reads the word no as false
     del precision["type"]
@@ -95,8 +102,9 @@ def _or_null(schema: Schema) -> Schema:
 
 
 def _alone_or(section: Schema, main: Schema) -> Schema:
-    """A section that may be written as the value of its main key alone."""
-    return {"description": main["description"], "anyOf": [main, section]}
+    """A section that may be written as the value of its main key alone, a list as its only item."""
+    about: Schema = {key: part[key] for part in (section, main) for key in ("description", "default") if key in part}
+    return {**about, "anyOf": [main, {key: part for key, part in section.items() if key not in about}]}
 
 
 def _objective(schema: Schema, keys: Mapping[str, Schema]) -> Schema:
@@ -153,7 +161,7 @@ def _entry(name: str) -> Schema:
     keys: Schema = {"values": values, "prior": _PRIOR, "when": _CONDITION}
     if HYPERPARAMETERS[name].schema.get("type") in ("integer", "number"):
         end = {"anyOf": [value, _NUMBER_TEXT]}
-        keys |= {"low": end, "high": end, "log": {"type": "boolean"}}
+        keys |= {"low": end, "high": end, "log": _LOG}
     kinds = [kind for kind, own in _KINDS.items() if set(own) <= set(keys)]
     forms = [_with_kind(kind, {key: keys[key] for key in (*_KINDS[kind], "prior", "when")}) for kind in kinds]
     changes = {
@@ -202,6 +210,8 @@ def _prior() -> Schema:
         "anyOf": [
             _with_kind("normal", {"centre": _NUMBER, "deviation": _NUMBER, "scaled_by": scaled_by}),
             _with_kind("weights", {"weights": weights}),
+            _with_kind("uniform", {}),
+            {"type": "null"},
         ]
     }
 
@@ -209,9 +219,8 @@ def _prior() -> Schema:
 def _rule(names: list[str]) -> Schema:
     """What several hyperparameters must obey together."""
     name = {"enum": names}
-    several = {"type": "array", "items": name, "minItems": 2}
-    bounds = {"low": _NUMBER, "high": _NUMBER}
-    forms = [_with_kind("divides", {"divisor": name, "dividend": name}), _with_kind("ordered", {"names": several})]
-    for kind in ("product", "sum"):
-        forms.append({**_with_kind(kind, {"names": several, **bounds}), "required": ["kind", "names"]})
+    ordered: Schema = {"type": "array", "items": name, "minItems": 2}
+    bounded: Schema = {"names": {**ordered, "minItems": 1}, "low": _NUMBER, "high": _NUMBER}
+    forms = [_with_kind("divides", {"divisor": name, "dividend": name}), _with_kind("ordered", {"names": ordered})]
+    forms += [{**_with_kind(kind, bounded), "required": ["kind", "names"]} for kind in ("product", "sum")]
     return {"anyOf": forms}

@@ -265,6 +265,7 @@ class Session:
             new = not manifest
             if new and next(store.events(), None) is not None:
                 raise StudyError(f"expected the study of a function, or no study, in {self.directory}; choose another")
+            self._directories.tidy()
             store.write_manifest(self._manifest())
             history = replay(store, seed=settings.seed, objective=settings.objective, horizon=settings.budgets[-1])
             if settings.default is not None and not history.queue:

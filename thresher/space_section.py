@@ -76,9 +76,12 @@ def merge_space(
             entries.pop(name, None)
     entries = _only(section.get("only"), entries, [name for name in section if name in entries])
     entries = _reachable(entries, [name for name in entries if name not in section])
+    entries = {name: _with_floats(name, entry) for name, entry in entries.items()}
     settled = _settled(entries, {**values, **fixed})
-    rules = [rule for rule in family_rules if all(name in settled for name in _names(rule))]
-    rules += section.get("rules", [])
+    own_rules = section.get("rules", [])
+    _check_rules(own_rules, settled, {**values, **fixed})
+    # The section's own first, so that a message counts them as the section does.
+    rules = [*own_rules, *(rule for rule in family_rules if all(name in settled for name in _names(rule)))]
     if {"schedule.warmup", "schedule.decay"} <= settled.keys():
         rules.append({"kind": "sum", "names": ["schedule.warmup", "schedule.decay"], "high": 1.0})
     if not settled:
@@ -148,7 +151,7 @@ def _wrong_only(entry: object) -> Iterator[str]:
         )
         return
     for name in entry:
-        if name not in RECIPE_DEFAULTS:
+        if not isinstance(name, str) or name not in RECIPE_DEFAULTS:
             yield f"space.only: {_unknown(str(name))}"
 
 
@@ -165,18 +168,21 @@ def _wrong_entry(name: str, entry: Any) -> Iterator[str]:
         try:
             # What an entry may refer to is not all here yet: conditions and priors are checked with the family's space.
             alone = {key: value for key, value in entry.items() if key not in ("prior", "when")}
-            (domain,) = Space.from_dict({name: alone}).domains.values()
+            domains = Space.from_dict({name: alone}).domains
         except SpaceError as error:
             yield str(error)
         else:
-            yield from _wrong_ends(name, domain)
+            if name in domains:
+                yield from _wrong_ends(name, domains[name])
+            else:  # a list by layer
+                yield f"{path}.kind: expected float, int or choice, got {entry['kind']!r}; it is one value"
     elif not entry:
         yield f"{path}: expected a domain, got an empty mapping; write what differs from the family, or leave it out"
     else:
         for key in entry:
             if key not in _OWN_KEYS:
                 known = ("kind", *_OWN_KEYS)
-                yield f"{path}.{key}: expected a key of a domain, got {key!r}; {suggest(key, known)}"
+                yield f"{path}.{printable(key)}: expected a key of a domain, got {key!r}; {suggest(key, known)}"
 
 
 def _narrowed(name: str, entry: Mapping[str, Any] | None, changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -184,21 +190,27 @@ def _narrowed(name: str, entry: Mapping[str, Any] | None, changes: Mapping[str, 
         raise SpaceError(
             f"space.{name}.kind: expected float, int or choice, since the family does not search this, got none; add it"
         )
-    bounds = {key for key in ("low", "high", "log") if key in changes}
+    bounds = {key for key in ("low", "high") if key in changes}
     if entry["kind"] != "choice" or not bounds:
         merged = {**entry, **changes}
-    else:
-        low, high = _bound(name, changes, "low", -math.inf), _bound(name, changes, "high", math.inf)
-        values = [value for value in entry["values"] if not isinstance(value, str) and low <= value <= high]
-        if not values:
-            raise SpaceError(
-                f"space.{name}: expected bounds with some of the family's values {entry['values']} between them, got "
-                f"{dict(changes)}; list the values instead"
-            )
-        merged = {**entry, "values": values, **{key: changes[key] for key in changes if key not in bounds}}
-    if merged.get("values") != entry.get("values") and "prior" not in changes:
-        merged.pop("prior", None)  # its weights belong to the other values
-    return merged
+        means_otherwise = any(merged.get(key) != entry.get(key) for key in ("values", "log"))
+        if means_otherwise and "prior" not in changes:
+            merged.pop("prior", None)  # its weights belong to the other values, its deviation to the other scale
+        return merged
+    if "values" in changes:
+        raise SpaceError(f"space.{name}: expected values or bounds of the family's values, got both; drop one of them")
+    low, high = _bound(name, changes, "low", -math.inf), _bound(name, changes, "high", math.inf)
+    values = [value for value in entry["values"] if not isinstance(value, str) and low <= value <= high]
+    if not values:
+        raise SpaceError(
+            f"space.{name}: expected bounds with some of the family's values {entry['values']} between them, got "
+            f"{dict(changes)}; list the values instead"
+        )
+    narrowed = {**entry, "values": values, **{key: changes[key] for key in changes if key not in bounds}}
+    if "prior" in entry and "prior" not in changes:
+        weights = zip(entry["values"], entry["prior"]["weights"], strict=True)
+        narrowed["prior"] = {"kind": "weights", "weights": [weight for value, weight in weights if value in values]}
+    return narrowed
 
 
 def _bound(name: str, changes: Mapping[str, Any], key: str, default: float) -> float:
@@ -270,7 +282,7 @@ def _with_own_centre(
     if not isinstance(prior, Mapping) or not isinstance(scaled_by, Mapping):
         return entry
     value = values.get(str(scaled_by.get("name")))
-    if scaled_by.get("name") in searched or isinstance(value, str | bool | None):
+    if str(scaled_by.get("name")) in searched or isinstance(value, str | bool | None):
         return entry
     try:
         factor = (value / scaled_by["reference"]) ** scaled_by["exponent"]
@@ -279,6 +291,25 @@ def _with_own_centre(
         return entry  # the space says what is wrong with it
     rest = {key: given for key, given in prior.items() if key != "scaled_by"}
     return {**entry, "prior": {**rest, "centre": centre}}
+
+
+def _with_floats(name: str, entry: dict[str, Any]) -> dict[str, Any]:
+    """The entry of a hyperparameter that is a float with floats to choose from: `[16, 32]` means 16.0 and 32.0."""
+    values = entry.get("values")
+    if not isinstance(RECIPE_DEFAULTS.get(name), float) or not isinstance(values, list):
+        return entry
+    return {**entry, "values": [_like(name, value) for value in values]}
+
+
+def _check_rules(rules: Any, searched: Mapping[str, Any], values: Mapping[str, ParamValue]) -> None:
+    """Refuse a rule about what is not searched, whose name the space would not know. Raises SpaceError."""
+    for index, rule in enumerate(rules):
+        for name in _names(rule) if isinstance(rule, Mapping) else ():
+            if name in values and name not in searched:
+                raise SpaceError(
+                    f"space.rules[{index}]: expected hyperparameters that are searched, got {name!r}, which is fixed "
+                    f"at {values[name]!r}; give its domain under space.{name}, or bound the others without it"
+                )
 
 
 def _holds(value: ParamValue, wanted: Any) -> bool:
@@ -290,7 +321,9 @@ def _holds(value: ParamValue, wanted: Any) -> bool:
 
 def _names(rule: Mapping[str, Any]) -> list[str]:
     """The hyperparameters that a written rule is about."""
-    return [*rule.get("names", []), *(rule[key] for key in ("divisor", "dividend") if key in rule)]
+    names = rule.get("names")
+    ends = (rule[key] for key in ("divisor", "dividend") if key in rule)
+    return [name for name in (*(names if isinstance(names, list) else ()), *ends) if isinstance(name, str)]
 
 
 def _wrong_ends(name: str, domain: Domain) -> list[str]:

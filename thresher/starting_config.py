@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,7 +96,7 @@ def starting_config(
 
 def _heading(data: KnownData, sizes: Sizes, machine: Machine, destination: Path) -> Iterator[str]:
     place = f"{machine.gpus} x {machine.gpu}" if machine.gpu else f"{machine.cores} CPU cores"
-    name = " ".join(str(destination).split())
+    name = shlex.quote(" ".join(str(destination).split()))
     commands = {
         f"thresher validate {name}": "checks it, and the data by it",
         f"thresher plan {name}": "tells what it will run, and how long that may take",
@@ -129,7 +130,7 @@ def _model_lines(model: KnownModel, sizes: Sizes) -> Iterator[str]:
 
 def _data_lines(data: KnownData, sizes: Sizes) -> Iterator[str]:
     rows = data.rows
-    sizes_of = {split: f"{len(of_split):,} rows" for split, of_split in rows.splits.items()}
+    sizes_of = {split: _rows(len(of_split)) for split, of_split in rows.splits.items()}
     yield "data:"
     yield _line("train", data.files["train"], sizes_of["train"])
     purpose = {"validation": "the search compares by them", "test": "touched once, at the end, for the finalists"}
@@ -255,6 +256,10 @@ def _value(value: object) -> str:
     style = '"' if isinstance(value, str) and not value.isprintable() else None
     text = yaml.safe_dump([value], default_flow_style=True, default_style=style, allow_unicode=True, width=1 << 30)
     return text.strip().removeprefix("[").removesuffix("]")
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row" + ("" if count == 1 else "s")
 
 
 def _millions(count: int) -> str:

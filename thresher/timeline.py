@@ -68,11 +68,3 @@ class Timeline:
                     close(report.job_id, moment, "reported")
             first, last = first or moment, max(last, moment)
         return cls(tuple(attempts), first, last)
-
-    def of_job(self, job_id: int) -> list[Attempt]:
-        """The attempts at one job."""
-        return [attempt for attempt in self.attempts if attempt.job_id == job_id]
-
-    def reported_at(self) -> dict[int, float]:
-        """When each job that gave a result gave it."""
-        return {a.job_id: a.ended for a in self.attempts if a.ending == "reported" and a.ended is not None}

@@ -19,6 +19,7 @@ from controller.trial import Continue, Job
 
 _TRIAL: Final = re.compile(r"trial-(\d+)")
 _ATTEMPT: Final = ".attempt-"
+_DISCARDED: Final = ".discarded-"
 
 
 @final
@@ -73,6 +74,11 @@ class TrialDirectories:
                 self._remove(rung)
         return target
 
+    def tidy(self) -> None:
+        """Delete what an earlier process was killed while deleting. Nobody else may be at work."""
+        for doomed in self._root.glob(f"{_DISCARDED}*"):
+            shutil.rmtree(doomed)
+
     def trials(self) -> set[int]:
         """See Checkpoints."""
         names = (_TRIAL.fullmatch(path.name) for path in self._root.glob("trial-*"))
@@ -87,6 +93,6 @@ class TrialDirectories:
 
     def _remove(self, path: Path) -> None:
         """Delete a directory that no reader may find half deleted."""
-        doomed = self._root / f".discarded-{uuid.uuid4().hex}"
+        doomed = self._root / f"{_DISCARDED}{uuid.uuid4().hex}"
         path.rename(doomed)
         shutil.rmtree(doomed)

@@ -23,6 +23,7 @@ from controller.executors.channel import Channel
 from controller.executors.launched import describe_exit
 from controller.executors.supervisor import log_tail
 from controller.executors.wire import job_to_json, message_from_json
+from controller.executors.world import given_devices
 from controller.task import Task
 from controller.trial import Declined, Failure, FailureKind, Halt, Job, Message, Report
 
@@ -158,7 +159,8 @@ class ProcessExecutor:
 
     def _spawn(self, worker: _Worker) -> None:
         ours, theirs = socket.socketpair()
-        with theirs, _open_log(worker.log) as output:
+        with contextlib.ExitStack() as undo, theirs, _open_log(worker.log) as output:
+            undo.callback(ours.close)
             worker.process = subprocess.Popen(
                 [*WORKER_COMMAND, str(theirs.fileno())],
                 stdin=subprocess.PIPE,
@@ -168,6 +170,7 @@ class ProcessExecutor:
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,  # Ctrl-C is for this process, which then ends its workers
             )
+            undo.pop_all()
         worker.channel, worker.ready = Channel(ours), False
         # In a thread: a task with much data fills the pipe, and a worker that does not read must not stop the study.
         threading.Thread(target=_feed, args=(worker.process, self._task), name="task-feed", daemon=True).start()
@@ -297,8 +300,7 @@ def _open_log(path: Path) -> BinaryIO:
 
 def visible_devices() -> tuple[str, ...]:
     """The GPUs that this process may use, as values of CUDA_VISIBLE_DEVICES, found without any library of CUDA."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given is not None:
-        return tuple(device.strip() for device in given.split(",") if device.strip())
+    if (given := given_devices()) is not None:
+        return given
     nodes = [path for path in Path("/dev").glob("nvidia*") if path.name.removeprefix("nvidia").isdigit()]
     return tuple(str(place) for place in range(len(nodes)))  # CUDA counts from 0, whatever the nodes are called

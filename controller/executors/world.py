@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -123,13 +124,22 @@ def without_launcher(environment: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _visible_devices(local_size: int) -> list[str]:
+def given_devices() -> tuple[str, ...] | None:
+    """The devices that CUDA_VISIBLE_DEVICES names, as CUDA reads it: up to a negative number. None if it is not set."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    devices = [str(index) for index in range(local_size)] if given is None else [d for d in given.split(",") if d]
+    if given is None:
+        return None
+    devices = (device.strip() for device in given.split(","))
+    return tuple(itertools.takewhile(lambda device: not device.startswith("-"), filter(None, devices)))
+
+
+def _visible_devices(local_size: int) -> list[str]:
+    given = given_devices()
+    devices = [str(index) for index in range(local_size)] if given is None else list(given)
     if devices and len(devices) < local_size:
         raise WorldError(
             f"expected a device for each of the {local_size} launched processes of this machine, "
-            f"got CUDA_VISIBLE_DEVICES={given}; launch with --num_processes {len(devices)}"
+            f"got CUDA_VISIBLE_DEVICES={','.join(devices)}; launch with --num_processes {len(devices)}"
         )
     return devices or [""] * local_size
 

@@ -313,7 +313,10 @@ def test_workers_do_not_outlive_whoever_started_them(tmp_path: Path, number: sig
                 process.kill()
 
 
-@pytest.mark.parametrize(("given", "devices"), [("", ()), ("3, 5", ("3", "5")), ("GPU-1a", ("GPU-1a",))])
+@pytest.mark.parametrize(
+    ("given", "devices"),
+    [("", ()), ("3, 5", ("3", "5")), ("GPU-1a", ("GPU-1a",)), ("-1", ()), ("2,-1,3", ("2",))],
+)
 def test_devices_are_those_that_this_process_may_use(
     monkeypatch: pytest.MonkeyPatch, given: str, devices: tuple[str, ...]
 ) -> None:

@@ -183,3 +183,15 @@ def test_selection_is_found_where_there_is_some() -> None:
     # The winner is the best of three repeated means, which flatters it a little once more.
     assert 0.5 * np.mean(leads) < np.mean(vanished) <= np.mean(leads)
     assert covered / 300 >= 0.88
+
+
+def test_runs_that_cannot_differ_do_not_tell_that_seeds_make_no_difference() -> None:
+    """The default is at 0 whatever its seed, while the runs of the finalist differ."""
+    rows = study((0.0, (0.0,)), (0.36, (0.39,)), direction="maximize")
+    assert seed_deviation(rows) is None
+    assert [row.interval for row in rows] == [None, None]
+    assert len(ties_of(rows)) == 1
+    certain = study((0.2, (0.2,)), (0.1, (0.1,)))
+    deviation = seed_deviation(certain)
+    assert deviation is not None
+    assert deviation.value == 0.0

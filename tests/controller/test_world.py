@@ -64,8 +64,9 @@ def test_too_few_devices(monkeypatch: pytest.MonkeyPatch) -> None:
         launched(0, 2, 0, 2).worker_environment(1, "h", 1)
 
 
-def test_hidden_devices_stay_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+@pytest.mark.parametrize("hidden", ["", "-1"])
+def test_hidden_devices_stay_hidden(monkeypatch: pytest.MonkeyPatch, hidden: str) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
     assert launched(1, 2, 1, 2).worker_environment(1, "h", 1)["CUDA_VISIBLE_DEVICES"] == ""
 
 

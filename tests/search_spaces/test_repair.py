@@ -141,6 +141,17 @@ def test_floats_end_right_on_a_bound() -> None:
             assert near["a"] + near["b"] == pytest.approx(1.0)  # type: ignore[operator]
 
 
+def test_a_sum_is_met_exactly_wherever_it_is_repaired() -> None:
+    """Whoever adds the two up again may be strict, and 0.288 + 0.7120000000000001 is more than 1."""
+    domains: dict[str, Domain] = {"a": Float(0.0, 0.9), "b": Float(0.1, 0.95)}
+    (component,) = components(domains, (), [Sum(("a", "b"), None, 1.0)])
+    places = np.linspace(0.0, 1.0, 101)
+    for one, other in itertools.product(places, places):
+        near = component.nearest({"a": domains["a"].decode(one), "b": domains["b"].decode(other)})
+        assert near is not None
+        assert float(near["a"]) + float(near["b"]) <= 1.0
+
+
 def test_the_way_to_a_bound_is_shared() -> None:
     names = tuple(f"ffn.{i}" for i in range(10))
     component = one_component(dict.fromkeys(names, Float(0, 1)), Sum(names, high=5.0))

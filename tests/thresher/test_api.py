@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 
@@ -74,6 +75,13 @@ class TestRun:
         study = quiet(Study(X, parabola, default={"x": 0.25}, trials=3))
         assert study.trials.x[0] == 0.25
         assert study.trials.origin[0] == "enqueued"
+
+    def test_numbers_of_numpy_are_numbers(self) -> None:
+        study = Study(
+            {"x": Float(0.0, 1.0), "n": Int(1, 9)}, parabola, trials=2, default={"x": np.float64(0.5), "n": 2}
+        )
+        study.enqueue({"x": np.float32(0.25), "n": np.int64(3)})
+        assert quiet(study).trials[["x", "n"]].to_numpy().tolist() == [[0.5, 2], [0.25, 3]]
 
     def test_what_is_enqueued_comes_next(self) -> None:
         study = Study(X, parabola, trials=3)
@@ -197,6 +205,29 @@ class TestFailures:
         assert set(failed.failure) == {"crash"}
         assert failed.message.str.endswith("ValueError: no such region").all()
         assert failed.objective.isna().all()
+
+    @pytest.mark.parametrize("workers", [1, 2])
+    def test_a_function_that_exits_has_failed_its_trial(self, workers: int) -> None:
+        def objective(params: dict[str, Any]) -> float:
+            if params["x"] > 0.7:
+                sys.exit("expected an option")
+            return float(params["x"])
+
+        study = quiet(Study({"x": Float(0.0, 1.0)}, objective, trials=4), workers=workers, fail_fast=False)
+        assert sorted(study.trials.status) == ["complete", "complete", "complete", "failed"]
+        assert study.trials.message.dropna().iloc[0].endswith("SystemExit: expected an option")
+
+    @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+    def test_a_fork_does_not_go_on_with_the_study(self, tmp_path: Path) -> None:
+        def forks(params: dict[str, Any]) -> float:
+            child = os.fork()
+            if child == 0:
+                raise ValueError("a child that should have ended itself")
+            return float(os.waitpid(child, 0)[1])
+
+        study = quiet(Study({"x": Float(0.0, 1.0)}, forks, trials=2, directory=tmp_path))
+        assert study.trials.objective.tolist() == [256.0, 256.0]  # exit code 1
+        assert len(study.reports) == 2
 
     def test_the_first_is_raised_and_the_mended_function_goes_on(self, tmp_path: Path) -> None:
         def mistaken(params: dict[str, Any]) -> float:

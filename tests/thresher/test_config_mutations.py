@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from llm_tuning.recipe import RECIPE_DEFAULTS, Recipe
+from tests.thresher.tiny_study import LLAMA_CONFIG
 from thresher.build import build_plan
 from thresher.config import StudyConfig, parse_config
 
@@ -49,16 +50,6 @@ resources: {gpus_per_trial: 2, mixed_precision: bf16, save_every_minutes: 1.5}
 output: {directory: runs/one, generations: 2, trackers: [tensorboard]}
 """
 SHORT = "{model: some/model, data: train.jsonl, search: {kind: random, trials: 3}}"
-LLAMA = {
-    "model_type": "llama",
-    "num_hidden_layers": 2,
-    "hidden_size": 576,
-    "intermediate_size": 1536,
-    "num_attention_heads": 9,
-    "num_key_value_heads": 3,
-    "vocab_size": 1000,
-    "max_position_embeddings": 2048,
-}
 WORDS = [
     *StudyConfig.model_fields, *RECIPE_DEFAULTS, "kind", "trials", "budget", "name", "directory", "only", "rules",
     "low", "high", "log", "values", "prior", "when", "centre", "deviation", "weights", "scaled_by", "names",
@@ -124,7 +115,7 @@ def outcome(content: dict[Any, Any]) -> str:
     try:
         config = parse_config(content)
         again = parse_config(config.model_dump(mode="json"))
-        plan = build_plan(config, LLAMA, {"train": 5000, "validation": 100})
+        plan = build_plan(config, LLAMA_CONFIG, {"train": 5000, "validation": 100})
     except UnicodeError:
         raise
     except ValueError as error:
@@ -140,6 +131,30 @@ def outcome(content: dict[Any, Any]) -> str:
 @pytest.mark.parametrize("text", [FULL, SHORT])
 def test_what_is_mutated_is_valid(text: str) -> None:
     assert outcome(yaml.safe_load(text)) == "accepted"
+
+
+ODD: list[Any] = [
+    None, True, 0, -1, 0.5, 1e300, float("nan"), 2**70, "", "\x85", "only", [], [[]], [None], {}, {"a": 1},
+    {"\x85": [1]}, {"kind": "per_layer", "length": 3, "item": {"kind": "choice", "values": [1]}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", [FULL, SHORT])
+def test_every_value_is_replaced_by_odd_ones(text: str) -> None:
+    count = len(places(yaml.safe_load(text)))
+    for place in range(count):
+        for odd in ODD:
+            content = yaml.safe_load(text)
+            places(content)[place](copy.deepcopy(odd))
+            assert outcome(content) in ("accepted", "refused"), content
+
+
+@pytest.mark.parametrize("key", ["\x85", "", 3, None, "rules", "only", "length"])
+def test_every_mapping_gets_an_odd_key(key: Any) -> None:
+    for place in range(len(mappings(yaml.safe_load(FULL)))):
+        content = yaml.safe_load(FULL)
+        mappings(content)[place][key] = None
+        assert outcome(content) in ("accepted", "refused"), content
 
 
 @given(st.data())

@@ -159,14 +159,15 @@ class TestEnqueue:
             enqueue(study.record, {"lora.rank": 8})
         assert str(caught.value) == (
             f"expected a study with trials left to start, got {study.directory}: 2 of 5 are started, 3 are spoken for; "
-            "start a study with these values under `hyperparameters`, or with more search.trials, in another "
-            "output.directory"
+            "stop it and run it again with --set search.trials=6"
         )
 
     def test_after_the_search(self, study: Journal) -> None:
         study.train(study.start(3.0), 16, 2.0)
         study.start(2.0, repeat_of=1, budget=16)
-        with pytest.raises(EnqueueError, match="2 of 5 are started; start a study"):
+        with pytest.raises(
+            EnqueueError, match="are started, and its finalists were repeated or tested; start"
+        ):
             enqueue(study.record, {"lora.rank": 8})
 
     def test_nothing_is_filed_for_what_is_wrong(self, study: Journal) -> None:

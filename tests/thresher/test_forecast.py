@@ -51,7 +51,9 @@ def test_the_rungs_and_what_is_trained(make_study: MakeStudy, temporary: Path) -
     assert re.search(r"^ +8 +0\.20 +5 +5 *$", told, re.MULTILINE), told
     assert re.search(r"^ +16 +0\.40 +[23] +2 to [34] *$", told, re.MULTILINE), told
     assert re.search(r"finalists: 3 repeats \(2 to 3\) of 16 examples; 7 tests \(5 to 7\) on 8 examples", told)
-    assert re.search(r"training examples of the search: \d+ expected .* of the 80 that full training of all 5", told)
+    assert re.search(
+        r"training examples of the search: \d+ expected .* of the 80 that 5 full trainings would take", told
+    )
     assert "time: not estimated without the probe" in told
     assert "disk: checkpoints up to 0.54 MB (all of rank 8)" in told
     assert "a worker by the sizes of the model" in told

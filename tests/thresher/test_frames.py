@@ -70,6 +70,18 @@ def test_one_row_a_report(some: History) -> None:
     assert set(frame.split) == {"validation"}
 
 
+def test_metrics_of_the_names_of_other_columns_have_names_of_their_own() -> None:
+    measured = {"loss": 0.5, "seconds": 9.0, "trial": 7.0, "budget": 8.0, "rate": 1.0}
+    events = (TrialCreated(0, {"rate": 0.1}, 11), JobCreated(0, 0, 0, 3), Reported(Report(0, 3, measured, 1.5)))
+    trials, reports = trials_frame(history(*events)), reports_frame(history(*events))
+    for frame in (trials, reports):
+        assert frame.columns.is_unique
+        wanted = {"trial": 0, "budget": 3, "seconds": 1.5, "loss": 0.5}
+        wanted |= {"metrics.trial": 7.0, "metrics.budget": 8.0, "metrics.seconds": 9.0, "rate": 1.0}
+        assert {name: frame[name][0] for name in wanted} == wanted
+    assert trials["params.rate"][0] == 0.1
+
+
 def test_an_empty_study_has_columns() -> None:
     empty = history()
     assert "loss" in trials_frame(empty)

@@ -113,6 +113,13 @@ class TestOutcome:
         with pytest.raises(TypeError, match="expected the objective to return a number, or a mapping"):
             read_outcome(outcome, "loss")
 
+    def test_what_is_no_number_is_shown_in_short(self) -> None:
+        with pytest.raises(TypeError, match="got None for 'note'; return"):
+            read_outcome({"loss": 0.5, "note": None}, "loss")
+        with pytest.raises(TypeError) as caught:
+            read_outcome({"loss": [0.5] * 10_000}, "loss")
+        assert len(str(caught.value)) < 400
+
 
 class Inbox:
     stopping = False

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from controller.events import Event, JobCreated, TrialCreated
 from controller.store import Store
 from thresher import __version__, manifest
 from thresher.config import parse_config
@@ -114,12 +115,43 @@ class TestSameStudy:
         assert note.startswith("threads: 2 before, 8 now;")
 
 
+class TestLimits:
+    """When the search ends may change as long as it goes on."""
+
+    def test_more_trials_and_hours_are_noted_and_kept(self, started: Store, config_data: dict[str, Any]) -> None:
+        config_data["search"] |= {"trials": 50, "max_hours": 2}
+        config_data["resources"] |= {"micro_batch_size": 1}
+        now = describe(config_data)
+        assert list(check_manifest(started, now))[:2] == [
+            "search.trials: 5 before, 50 from now on",
+            "search.max_hours: nothing before, 2.0 from now on",
+        ]
+        settle_manifest(started, now, DATA)
+        kept = started.manifest()["config"]
+        assert (kept["search"]["trials"], kept["search"]["max_hours"]) == (50, 2.0)
+        assert kept["resources"]["micro_batch_size"] == 4  # noted each time, for it is not what the study began with
+        assert [note for note in check_manifest(started, now) if note.startswith("search.")] == []
+
+    @pytest.mark.parametrize("over", [TrialCreated(1, {}, 7, repeat_of=0), JobCreated(0, 0, 8, 8, None, "test")])
+    def test_not_after_a_repeat_or_a_test(self, started: Store, config_data: dict[str, Any], over: Event) -> None:
+        started.append([TrialCreated(0, {}, 7), over])
+        config_data["search"]["trials"] = 50
+        assert "search.trials: expected 5, as the study was started with, got 50" in refusal(
+            started, describe(config_data)
+        )
+
+    def test_what_else_differs_is_still_refused(self, started: Store, config_data: dict[str, Any]) -> None:
+        config_data["search"] |= {"trials": 50, "seed": 9}
+        message = refusal(started, describe(config_data))
+        assert "search.seed" in message
+        assert "search.trials" not in message
+
+
 class TestAnotherStudy:
     @pytest.mark.parametrize(
         ("section", "change", "expected"),
         [
             ("search", {"seed": 2}, "search.seed: expected 1, as the study was started with, got 2"),
-            ("search", {"trials": 50}, "search.trials: expected 5, as the study was started with, got 50"),
             ("search", {"budget": 32}, "search.budget: expected 16, as the study was started with, got 32"),
             ("search", {"sampler": {"kind": "evolution"}}, "search.sampler.kind: expected 'random'"),
             ("search", {"scheduler": {"kind": "full"}}, "search.scheduler.kind: expected 'asha'"),
@@ -147,9 +179,9 @@ class TestAnotherStudy:
         assert message.endswith("\nrestore these settings to go on with it, or choose another output.directory")
 
     def test_all_changes_are_told(self, started: Store, config_data: dict[str, Any]) -> None:
-        config_data["search"] |= {"seed": 3, "trials": 6}
+        config_data["search"] |= {"seed": 3, "budget": 32}
         lines = refusal(started, describe(config_data)).splitlines()
-        assert [line.strip().partition(":")[0] for line in lines[1:-1]] == ["search.trials", "search.seed"]
+        assert [line.strip().partition(":")[0] for line in lines[1:-1]] == ["search.budget", "search.seed"]
 
     def test_another_space_than_the_family_s(self, store: Store, config_data: dict[str, Any]) -> None:
         changed = copy.deepcopy(config_data)

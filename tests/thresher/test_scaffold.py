@@ -250,10 +250,10 @@ class TestRefusals:
 def test_it_tells_what_it_found_and_what_comes_next(tiny_model: Path, tmp_path: Path) -> None:
     train = write_splits(tmp_path, "gsm8k", train=ROWS)
     said = console()
-    write_config(str(tiny_model), str(train), tmp_path / "deep" / "new.yaml", console=said)
+    write_config(str(tiny_model), str(train), tmp_path / "deep" / "my new.yaml", console=said)
     assert "'question' is given, 'answer' is learnt" in printed(said)
-    assert f"thresher plan {tmp_path / 'deep' / 'new.yaml'}" in printed(said)
-    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["new.yaml"]
+    assert f"thresher plan '{tmp_path / 'deep' / 'my new.yaml'}'" in printed(said)
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["my new.yaml"]
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.thresher.tiny_study import LLAMA_CONFIG
 from thresher.build import build_plan
 from thresher.config import StudyConfig, parse_config
 from thresher.schema import DIALECT, config_schema
@@ -19,16 +20,7 @@ from thresher.schema import DIALECT, config_schema
 REPOSITORY = Path(__file__).parents[2]
 SCHEMA = config_schema()
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
-LLAMA = {
-    "model_type": "llama",
-    "num_hidden_layers": 2,
-    "hidden_size": 576,
-    "intermediate_size": 1536,
-    "num_attention_heads": 9,
-    "num_key_value_heads": 3,
-    "vocab_size": 1000,
-    "max_position_embeddings": 4096,
-}
+LLAMA = {**LLAMA_CONFIG, "max_position_embeddings": 4096}
 FULL: dict[str, Any] = {
     "model": {
         "name": "some/model",
@@ -184,6 +176,19 @@ BOTH_TAKE = [
     ("resources/mixed_precision", False),
     ("resources/gradient_checkpointing", "yes"),
     ("resources/gradient_checkpointing", 1),
+    ("data/columns", None),
+    ("data/split", None),
+    ("data/limits", None),
+    ("hyperparameters", None),
+    ("search", None),
+    ("objective", None),
+    ("finalists", None),
+    ("resources", None),
+    ("space", {"optimizer.learning_rate": {"prior": None}}),
+    ("space", {"optimizer.learning_rate": {"prior": {"kind": "uniform"}}}),
+    ("space", {"optimizer.learning_rate": {"kind": "float", "low": 1e-4, "high": 1e-2, "log": "True"}}),
+    ("space", {"rules": [{"kind": "sum", "names": ["schedule.warmup"], "low": 0.01}]}),
+    ("output/trackers", "tensorboard"),
     ("output", None),
     ("output", {}),
     ("output/directory", None),
@@ -204,7 +209,6 @@ NEITHER_TAKES = [
     ("data/train", None),
     ("data/format", "csv"),
     ("data/columns", {"prompt": 3}),
-    ("data/columns", None),
     ("data/split", {"validation": 1}),
     ("data/split", {"validation": 0}),
     ("data/split", {"train": 0.5}),
@@ -217,7 +221,6 @@ NEITHER_TAKES = [
     ("data/limits", {"train": 0}),
     ("data/limits", {"training": 5}),
     ("data/limits", 5),
-    ("hyperparameters", None),
     ("hyperparameters", []),
     ("hyperparameters", {"lora.rnak": 8}),
     ("hyperparameters", {"lora.rank": 0}),
@@ -251,7 +254,6 @@ NEITHER_TAKES = [
     ("space", {"rules": {}}),
     ("space", {"rules": [{"kind": "sums"}]}),
     ("space", {"rules": [{"kind": "sum", "names": ["lora.dropout", "schedule.warmup"], "most": 1}]}),
-    ("search", None),
     ("search/trials", 0),
     ("search/trials", 1.5),
     ("search/trials", None),
@@ -266,7 +268,6 @@ NEITHER_TAKES = [
     ("search/max_hours", 0),
     ("search/seed", -1),
     ("search/seed", 2**31),
-    ("objective", None),
     ("objective", []),
     ("objective", "accuracy"),
     ("objective", {"metric": "accuracy"}),
@@ -278,8 +279,9 @@ NEITHER_TAKES = [
     ("resources/gradient_checkpointing", 2),
     ("resources/max_checkpoint_gb", 0),
     ("output/directory", 3),
+    ("output/directory", ""),
+    ("output/trackers", None),
     ("output/trackers", ["tensorbord"]),
-    ("output/trackers", "tensorboard"),
     ("outputs", {}),
 ]
 

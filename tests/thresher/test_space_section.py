@@ -66,6 +66,33 @@ class TestMerge:
         with pytest.raises(SpaceError, match=r"space.lora.rank.low: expected a number, got 'x'"):
             merged({"lora.rank": {"low": "x"}})
 
+    def test_values_that_are_left_keep_their_weights(self) -> None:
+        family = Space.from_dict(
+            {"lora.rank": {"kind": "choice", "values": [4, 8, 16], "prior": {"kind": "weights", "weights": [1, 2, 3]}}}
+        )
+        space, _ = merge_space({"lora.rank": {"low": 8}}, family, {})
+        assert entry(space, "lora.rank")["prior"] == {"kind": "weights", "weights": [2, 3]}
+        space, _ = merge_space({"lora.rank": {"values": [8, 16]}}, family, {})
+        assert "prior" not in entry(space, "lora.rank")
+
+    def test_bounds_and_values_are_two_answers(self) -> None:
+        with pytest.raises(SpaceError, match=r"space.lora.rank: expected values or bounds of the family's values, got"):
+            merged({"lora.rank": {"high": 8, "values": [4, 16]}})
+
+    def test_a_choice_has_no_scale(self) -> None:
+        with pytest.raises(SpaceError, match=r"space.lora.rank.log: expected kind, values, prior, when, got 'log'"):
+            merged({"lora.rank": {"log": True}})
+
+    def test_another_scale_drops_the_prior(self) -> None:
+        """Its deviation is in decades, which make no sense on the other scale."""
+        space, _ = merged({"optimizer.learning_rate": {"log": False}})
+        assert "prior" not in entry(space, "optimizer.learning_rate")
+
+    @pytest.mark.parametrize("given", [[16, 32], {"kind": "choice", "values": [16, 32]}])
+    def test_integers_for_a_float_are_floats(self, given: object) -> None:
+        space, _ = merged({"lora.alpha": given})
+        assert space.domains["lora.alpha"] == Choice((16.0, 32.0))
+
     def test_a_list_is_a_choice_and_keeps_the_condition(self) -> None:
         space, _ = merged({"lora.rank": [8, 16], "schedule.decay": [0.1, 0.2]})
         assert space.domains["lora.rank"] == Choice((8, 16))
@@ -105,8 +132,19 @@ class TestMerge:
         rule = {"kind": "product", "names": ["lora.rank", "optimizer.batch_size"], "high": 128}
         space, _ = merged({"rules": [rule]})
         assert len(space.to_dict()["rules"]) == 2
-        with pytest.raises(SpaceError, match=r"expected names of the space, got 'optimizer.batch_size'"):
+
+    def test_a_rule_about_what_is_not_searched(self) -> None:
+        rule = {"kind": "product", "names": ["lora.rank", "optimizer.batch_size"], "high": 128}
+        expected = (
+            r"^space\.rules\[0\]: expected hyperparameters that are searched, got 'optimizer.batch_size', which is "
+            r"fixed at 16; give its domain under space.optimizer.batch_size"
+        )
+        with pytest.raises(SpaceError, match=expected):
             merged({"only": ["lora.rank"], "rules": [rule]})
+        with pytest.raises(SpaceError, match=r"fixed at 8;"):
+            merged({"optimizer.batch_size": 8, "rules": [rule]})
+        with pytest.raises(SpaceError, match=r"space.rules\[0\].names: expected names of the space, got 5"):
+            merged({"rules": [{**rule, "names": 5}]})
 
     def test_warmup_and_decay_never_overlap(self) -> None:
         space, _ = merged({"schedule.warmup": {"kind": "float", "low": 0.0, "high": 0.9}})

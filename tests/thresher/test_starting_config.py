@@ -15,21 +15,13 @@ from llm_tuning.rows import Example, Text
 from llm_tuning.splits import Rows
 from nas.architecture import Architecture
 from search_spaces.families import find_family
+from tests.thresher.tiny_study import LLAMA_CONFIG
 from thresher.build import build_plan
 from thresher.config import StudyConfig, parse_config
 from thresher.sizing import Lengths, Machine, Sizes, choose_sizes
 from thresher.starting_config import KnownData, KnownModel, starting_config
 
-LLAMA = {
-    "model_type": "llama",
-    "num_hidden_layers": 2,
-    "hidden_size": 576,
-    "intermediate_size": 1536,
-    "num_attention_heads": 9,
-    "num_key_value_heads": 3,
-    "vocab_size": 1000,
-    "max_position_embeddings": 4096,
-}
+LLAMA = {**LLAMA_CONFIG, "max_position_embeddings": 4096}
 FAMILY = find_family(None, LLAMA)
 MODEL = KnownModel("some/model", LLAMA, FAMILY, 2 * 10**9, Architecture.from_config(LLAMA), cast(Any, None))
 GPU = Machine("H", 4, 80 * 10**9, True, 0)
@@ -120,6 +112,14 @@ def test_columns_and_paths_of_any_kind_survive() -> None:
     config = config_of(text_of(data(Format("prompt_completion", columns), files=files)))
     assert config.data.columns == columns
     assert (config.data.train, config.data.validation, config.data.test) == tuple(files.values())
+
+
+def test_its_commands_can_be_pasted_and_a_row_is_counted_as_one() -> None:
+    known, space = data(), FAMILY.space_for(LLAMA)
+    known = replace(known, rows=replace(known.rows, splits={**known.rows.splits, "test": [Example("a", "b")]}))
+    text = starting_config(MODEL, known, space, sizes_of(known, GPU), GPU, Path("runs/a"), Path("my study.yaml"))
+    assert "thresher run 'my study.yaml'" in text
+    assert "# 1 row, found beside it" in text
 
 
 def test_made_splits_are_told() -> None:

@@ -36,8 +36,6 @@ def test_attempts_and_how_they_ended() -> None:
         Attempt(1, 1, 12.0, 18.0, "reported"),
         Attempt(0, 2, 15.0, 20.0, "failed", GONE),
     )
-    assert found.of_job(0) == [found.attempts[0], found.attempts[2]]
-    assert found.reported_at() == {1: 18.0}
 
 
 def test_an_interrupted_attempt_ends_with_the_last_word_of_its_run() -> None:

@@ -94,3 +94,12 @@ def test_a_function_may_remove_its_directory(directories: TrialDirectories) -> N
     staged, _ = directories.stage(job())
     staged.rmdir()
     assert list(directories.publish(job(), staged).iterdir()) == []
+
+
+def test_what_was_being_deleted_when_a_process_was_killed_is_deleted_later(tmp_path: Path) -> None:
+    directories = TrialDirectories(tmp_path / "checkpoints")
+    directories.tidy()  # nothing is there yet
+    (tmp_path / "checkpoints" / ".discarded-0a1b" / "rest").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "trial-0001" / "rung-000000003").mkdir(parents=True)
+    directories.tidy()
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["trial-0001"]

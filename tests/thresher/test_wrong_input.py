@@ -162,7 +162,8 @@ class TestModel:
         message = refusal(place.run(), HALTED)
         assert message.startswith(f"expected a causal language model in {model}, got: ")
         assert message.endswith("fetch or convert it again")
-        assert [kind for kind, _ in place.journal()] == ["Enqueued", "TrialCreated", "JobCreated", "AttemptStarted"]
+        kinds = ["Enqueued", "SessionStarted", "TrialCreated", "JobCreated", "AttemptStarted"]
+        assert [kind for kind, _ in place.journal()] == kinds
 
 
 class TestDirectory:

@@ -29,6 +29,17 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 CONTEXT = 128
+LLAMA_CONFIG: Mapping[str, Any] = {
+    "model_type": "llama",
+    "num_hidden_layers": 2,
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "vocab_size": 1000,
+    "max_position_embeddings": 2048,
+}
+"""A transformers configuration as wide as SmolLM2-135M, for tests that need no weights."""
 LEARNING_RATES = {"kind": "float", "low": "1e-3", "high": "3e-2", "log": True}
 
 
