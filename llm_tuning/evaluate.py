@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from llm_tuning.tokenized_split import TokenizedSplit
 
 
+_TOKENS_AT_A_TIME = 512
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class HeldOutScores:
     """How well a model predicts the learnt tokens of a split, each from all that comes before it.
@@ -49,7 +52,8 @@ class HeldOutScores:
     def exact_match(self) -> float:
         """The share of the examples all of whose learnt tokens it does: its own answer, decoded greedily, is the same.
 
-        Of a conversation, all answers are the same, each given the others. Of plain text this says little.
+        Of a conversation, all answers are the same, each given the others. An answer that was cut to fit counts by what
+        is left of it. Of plain text this says little.
         """
         return float(np.mean(self.hits == self.tokens))
 
@@ -137,8 +141,12 @@ def _of_tokens(model: PeftModel, arrays: Batch, ranks: Ranks) -> tuple[NDArray[n
     A function of its own, so that the logits are gone before the next batch makes new ones.
     """
     logits, targets = learnt_logits(model, arrays, ranks.accelerator)
-    nats, is_hit = learnt_nats(logits, targets), logits.argmax(-1) == targets
-    return nats.cpu().numpy().astype(np.float64), is_hit.cpu().numpy().astype(np.float64)
+    # A few tokens at a time: the loss makes copies in float32, and with a large vocabulary the logits are the
+    # largest of all tensors.
+    parts = zip(logits.split(_TOKENS_AT_A_TIME), targets.split(_TOKENS_AT_A_TIME), strict=True)
+    scores = [torch.stack([learnt_nats(part, right), (part.argmax(-1) == right).float()]) for part, right in parts]
+    nats, hits = torch.cat(scores, dim=1).cpu().numpy().astype(np.float64)
+    return nats, hits
 
 
 def _by_length(split: TokenizedSplit, batch_size: int) -> list[Indices]:

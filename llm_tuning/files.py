@@ -8,6 +8,7 @@ import gzip
 import hashlib
 import io
 import json
+import re
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -115,6 +116,8 @@ def not_utf8(place: str, byte: int, column: int) -> DataError:
 
 
 def _read_jsonl(content: _Content) -> dict[str, Table]:
+    if content.bytes.lstrip().startswith(b"["):
+        return _read_json(content)  # many a .jsonl holds one list
     records: list[Record] = []
     lines: list[int] = []
     for number, line in enumerate(content.bytes.split(b"\n"), start=1):
@@ -228,9 +231,9 @@ def _names_in(feature: object) -> tuple[str, ...]:
 
 def _read_csv(content: _Content) -> dict[str, Table]:
     text = content.text
-    header = text.split("\n", 1)[0]
-    # Spreadsheets of half of Europe write semicolons, for their comma is in the numbers.
-    delimiter = ";" if ";" in header and "," not in header else ","
+    header = re.sub(r'"[^"]*"', "", text.split("\n", 1)[0])
+    # Spreadsheets of half of Europe write semicolons, for their comma is in the numbers; others write tabs.
+    delimiter = next((mark for mark in ",;\t" if mark in header), ",")
     return {WHOLE: content.table(*_delimited(content.path, text, delimiter, quoted=True))}
 
 

@@ -120,8 +120,8 @@ def to_rows(table: Table, form: Format, *, lenient: bool = False) -> Converted:
     conversation has after the last turn of the assistant.
 
     Args:
-        lenient: leave out records without an answer too, with a note, instead of refusing them. For data that
-            the user cannot edit.
+        lenient: leave out records without a prompt or an answer (null, blank, a class of -1) too, with a note, instead
+            of refusing them. For data that the user cannot edit.
 
     Raises:
         DataError: a column is missing, or a record cannot be used; the message names its line or row.
@@ -155,7 +155,7 @@ def to_rows(table: Table, form: Format, *, lenient: bool = False) -> Converted:
 def _notes(table: Table, form: Format, left_out: Sequence[int], cut: int) -> list[str]:
     notes = []
     if left_out:
-        what = "are blank" if form.kind == "text" else "have no answer"
+        what = "are blank" if form.kind == "text" else "lack a prompt or an answer"
         notes.append(
             f"{table.origin}: {len(left_out):,} of {len(table):,} rows {what} and are left out "
             f"(the first is {table.place(left_out[0])})"
@@ -341,6 +341,11 @@ def _turn(message: object, number: int) -> Turn:
         content.encode("utf-8")
     except UnicodeEncodeError:
         raise RowError(f"{where}: expected valid Unicode, got half of a surrogate pair; write both halves") from None
+    if role == "assistant" and message.get("weight") == 0:
+        raise RowError(
+            f"{where}: expected an answer to learn, got one of weight 0 (weights are not supported); remove the weight "
+            "or the conversation"
+        )
     if role == "assistant" and not content.strip():
         raise RowError(f"{where}: expected an answer, got an empty one; fill it in or remove it", no_answer=True)
     return Turn(role, content)
@@ -387,7 +392,8 @@ def class_name(label: object, names: Sequence[str]) -> str:
     if not 0 <= number < len(names):
         hidden = " (this often marks hidden labels)" if label == -1 else ""
         raise RowError(
-            f"expected a class from 0 to {len(names) - 1}, got {label!r}{hidden}; correct it, or leave out this split"
+            f"expected a class from 0 to {len(names) - 1}, got {label!r}{hidden}; correct it, or leave out this split",
+            no_answer=label == -1,
         )
     return names[number]
 

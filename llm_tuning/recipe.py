@@ -106,7 +106,7 @@ class Recipe:
         for name, value in values.items():
             _check(name, value)
         warmup, decay = float(values["schedule.warmup"]), float(values["schedule.decay"])
-        if values["schedule.kind"] == "wsd" and warmup + decay > 1:
+        if values["schedule.kind"] == "wsd" and warmup + decay > 1 + 1e-9:  # what a space's rule forgives too
             raise RecipeError(
                 f"expected schedule.warmup + schedule.decay <= 1 with wsd, got {warmup} + {decay}; lower one of them"
             )

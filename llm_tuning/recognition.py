@@ -25,7 +25,8 @@ COMPLETIONS = (
     *("completion", "response", "answer", "answers", "output", "outputs", "target", "targets", "target_text", "tgt"),
     *("sql", "summary", "highlights", "reply", "ref", "reference", "references", "human_reference", "solution"),
     *("translation", "docstring", "abstract", "headline", "paraphrase", "simplification", "simplified"),
-    *("correction", "corrected", "bash", "cmd", "code", "query", "final_answer"),
+    *("correction", "corrected", "bash", "cmd", "code", "query", "final_answer", "long_answer", "canonical_solution"),
+    "generated_solution",
 )
 """Names of what is given and of what is learnt, the better ones first."""
 
@@ -280,7 +281,7 @@ def _find_prompts(sheet: _Sheet) -> Format | None:
     if prompt is not None and sheet.column(prompt).word in _ASKING:
         prompt = _with_context(sheet, prompt, completion)
     if completion is not None and sheet.column(completion).kind == "mapping":
-        completion = f"{completion}.text"
+        completion = _answer_parts(sheet.column(completion))[0]
     columns = {"prompt": prompt, "completion": completion, "system": sheet.named(_SYSTEMS, _is_text)}
     return _if_complete(sheet, "prompt_completion", columns, _BY_NAME)
 
@@ -387,9 +388,16 @@ def _is_learnable(column: _Column) -> bool:
 
 
 def _is_answer(column: _Column) -> bool:
-    """Also a mapping with a `text`, as reading comprehension sets have it."""
-    value = column.example
-    return column.is_learnable or column.kind == "turns" or (isinstance(value, dict) and "text" in value)
+    """Also a mapping that has it inside, as in reading comprehension sets. Not the few numbers of a `target`."""
+    if column.word in _LABELS and column.kind in ("number", "truth") and column.repeats:
+        return False
+    return column.is_learnable or column.kind == "turns" or bool(_answer_parts(column))
+
+
+def _answer_parts(column: _Column) -> list[str]:
+    """The parts of a mapping that hold an answer: `text` in SQuAD, `value` in TriviaQA."""
+    value = column.example if column.kind == "mapping" else None
+    return [f"{column.name}.{part}" for part in ("text", "value") if isinstance(value, dict) and part in value]
 
 
 def _with_classes(table: Table, form: Format) -> Format:

@@ -54,9 +54,11 @@ def make_renderer(tokenizer: PreTrainedTokenizerBase, system: str | None = None)
     the last prompt begins the conversation, the answer is the bare text of the last turn and the
     end-of-text token.
 
-    Without a template, an example is the plain prompt, the completion and the end-of-text token. A
-    conversation is its turns with a blank line between them, `User: ...` and `Assistant: ...`, each answer
-    with the end-of-text token, and the system turn without a name at the start.
+    Without a template, an example is the plain prompt, the completion and the end-of-text token, with a line
+    break after the prompt where neither it ends nor the completion begins with white space: "...in May?Natalia"
+    would be no text that the model has ever seen. The break is given, not learnt, so whoever asks the model later
+    must end the prompt with it too. A conversation is its turns with a blank line between them, `User: ...` and
+    `Assistant: ...`, each answer with the end-of-text token, and the system turn without a name at the start.
 
     Args:
         system: the text of a system turn, for examples and for conversations that have none. None leaves
@@ -80,7 +82,8 @@ def make_renderer(tokenizer: PreTrainedTokenizerBase, system: str | None = None)
 
 def _render_plainly(row: Example | Conversation, end: str) -> RenderedDialogue:
     if isinstance(row, Example):
-        return RenderedDialogue(((row.prompt, row.completion + end),))
+        touch = row.prompt and not row.prompt[-1].isspace() and not row.completion[:1].isspace()
+        return RenderedDialogue(((f"{row.prompt}\n" if touch else row.prompt, row.completion + end),))
     exchanges, before = [], ""
     for number, turn in enumerate(row.turns):
         gap = "\n\n" if number else ""
@@ -143,18 +146,26 @@ class _ChatRenderer:
 
     def _every_answer(self, turns: list[_Message], answers: list[int]) -> tuple[tuple[str, str], ...] | None:
         """The exchanges up to each answer; None if the template writes a turn differently with more turns after it."""
+        prompts = [self._apply(turns[:index], prompt=True) for index in answers]
         exchanges, text = [], ""
-        for index in answers:
-            prompt = self._apply(turns[:index], prompt=True)
+        for index, prompt, following in zip(answers, prompts, [*prompts[1:], None], strict=True):
             answered = self._apply(turns[: index + 1], prompt=False)
             if not (prompt.startswith(text) and answered.startswith(prompt)):
                 return None
             answer = answered[len(prompt) :].rstrip()
-            if index == answers[-1]:
+            if following is None:
                 answer = self._ended(answer)
+            elif not following.startswith(prompt + answer):
+                answer = self._without_end_of_text(answer)
             exchanges.append((prompt[len(text) :], answer))
             text = prompt + answer
         return tuple(exchanges)
+
+    def _without_end_of_text(self, answer: str) -> str:
+        """An answer whose turn has ended without the end-of-text token that some templates (Phi-3) put after it."""
+        end = self._tokenizer.eos_token
+        turn = answer.removesuffix(str(end)).rstrip() if end is not None else answer
+        return turn if turn.endswith(self._end_tokens) else answer
 
     def _last_answer(self, turns: list[_Message]) -> tuple[str, str]:
         """The last answer with all that comes before it as the prompt."""

@@ -14,6 +14,7 @@ from llm_tuning.table import SPLIT_NAMES, WHOLE, Table, split_name
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _SHARD = re.compile(r"(?:train|validation|valid|val|dev|test)[-_.].*\.(?:parquet|jsonl?|csv|arrow)(?:\.gz)?")
+_SPLIT = re.compile(r"(?P<location>.+?):(?P<split>[^:/]+|[^:/]*\[[^/]*\])")  # as in x:test, x:train[:10%]
 _SAVED = ("dataset_dict.json", "state.json")
 
 
@@ -110,10 +111,10 @@ def names_beside(path: Path) -> tuple[str, ...]:
 
 def _located(source: str) -> tuple[str, str | None]:
     """A source as its location and the split that is named after a colon."""
-    location, colon, split = source.rpartition(":")
-    if not colon or not split or "/" in split or Path(source).expanduser().exists():
+    found = _SPLIT.fullmatch(source)
+    if found is None or Path(source).expanduser().exists():
         return source, None
-    return location, split
+    return found["location"], found["split"]
 
 
 def _chosen(tables: dict[str, Table], split: str | None, location: str) -> dict[str, Table]:

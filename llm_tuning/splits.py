@@ -74,9 +74,9 @@ class Rows:
 def read_splits(request: DataRequest) -> Rows:
     """Read all sources, find out what their columns mean, and make the splits that are not given.
 
-    Made splits are disjoint by content: rows with the same prompt (and texts that are the same) are in one split,
-    as are rows of the same group. Documents, and texts that are only a few, are cut into blocks, of which the last
-    ones are the validation and the test split.
+    Made splits are disjoint by content: rows with the same prompt (and texts that are the same) but for white space
+    and case are in one split, as are rows of the same group. Documents, and texts that are only a few, are cut into
+    blocks, of which the last ones are the validation and the test split.
 
     Raises:
         DataError: a source cannot be read, its columns cannot be understood, a row cannot be used, or there are too
@@ -218,15 +218,20 @@ def _groups(table: Table, train: Converted, column: str) -> list[Hashable]:
 
 
 def _content_key(row: Row) -> Hashable:
-    """What two rows must not have in common if they are in different splits."""
+    """What two rows must not have in common if they are in different splits: white space and case aside."""
     match row:
         case Example(prompt, completion):
-            return prompt if prompt.strip() else ("", completion)
+            return _folded(prompt) if prompt.strip() else ("", _folded(completion))
         case Conversation(turns):
             opening = tuple(itertools.takewhile(lambda turn: turn.role != "assistant", turns))
-            return opening if any(turn.role == "user" for turn in opening) else turns
+            told = opening if any(turn.role == "user" for turn in opening) else turns
+            return tuple((turn.role, _folded(turn.content)) for turn in told)
         case Text(text):
-            return text
+            return _folded(text)
+
+
+def _folded(text: str) -> str:
+    return " ".join(text.casefold().split())
 
 
 def _checked_limits(limits: Mapping[str, int], splits: Mapping[str, object]) -> Mapping[str, int]:

@@ -120,7 +120,7 @@ class Filler:
         if value is None:
             if column in self._optional:
                 return ""
-            raise RowError(_missing(record, column))
+            raise _missing(record, column)
         word = type_word(value)
         if self._types.setdefault(column, word) != word:
             raise RowError(
@@ -145,9 +145,10 @@ def type_word(value: object) -> str:
     return _TYPE_WORDS.get(type(value), f"a {type(value).__name__}")
 
 
-def _missing(record: Record, column: str) -> str:
-    there = "null" if column in record else f"only {listed(record)}"
-    return f"expected the column {column!r}, got {there}; rename or add it"
+def _missing(record: Record, column: str) -> RowError:
+    if column in record or column.partition(".")[0] in record:
+        return RowError(f"expected a value for {column!r}, got null; fill it in or remove the row", no_answer=True)
+    return RowError(f"expected the column {column!r}, got only {listed(record)}; rename or add it")
 
 
 def _scalar(value: object, column: str) -> str:

@@ -288,7 +288,7 @@ def _encode_dialogues(rendered: list[RenderedDialogue], tokenizer: PreTrainedTok
     first = [] if tokenizer.chat_template else _first_token(tokenizer)
     texts = [exchange for dialogue in rendered for exchange in dialogue.exchanges]
     prompts = tokenizer([prompt for prompt, _ in texts], return_offsets_mapping=tokenizer.is_fast, **_PLAIN)
-    answers = tokenizer([answer for _, answer in texts], **_PLAIN)["input_ids"]
+    answers = _encode_answers([answer for _, answer in texts], tokenizer)
     spans = prompts.get("offset_mapping") or [[]] * len(texts)
     encoded = zip(prompts["input_ids"], answers, spans, strict=True)
     for dialogue in rendered:
@@ -300,6 +300,24 @@ def _encode_dialogues(rendered: list[RenderedDialogue], tokenizer: PreTrainedTok
         content_end = len(dialogue.exchanges[-1][0]) - dialogue.tail_characters
         tail = sum(1 for span in parts[-1][2] if span[0] >= content_end)
         yield _Dialogue(exchanges, len(before) + head, tail, dialogue.is_shortened)
+
+
+def _encode_answers(answers: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    """The tokens of texts that go on after another, the end of a prompt.
+
+    Tokenizers in the manner of sentencepiece (Llama 2, Mistral) put a space before whatever they are given. So these
+    texts are given to them after a line break, which is then taken off with that space.
+    """
+    plain: list[list[int]] = tokenizer(answers, **_PLAIN)["input_ids"]
+    if not tokenizer.convert_ids_to_tokens(tokenizer("a", **_PLAIN)["input_ids"])[0].startswith("\u2581"):
+        return plain
+    before = tokenizer("\n", **_PLAIN)["input_ids"]
+    after = tokenizer([f"\n{answer}" for answer in answers], **_PLAIN)["input_ids"]
+    # Where the break grew together with what follows there is no telling them apart.
+    return [
+        ids[len(before) :] if ids[: len(before)] == before and len(ids) > len(before) else alone
+        for ids, alone in zip(after, plain, strict=True)
+    ]
 
 
 def _first_token(tokenizer: PreTrainedTokenizerBase) -> list[int]:

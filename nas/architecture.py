@@ -83,8 +83,6 @@ _READINGS: Final[Mapping[str, _Reading]] = {
     ),
 }
 
-SUPPORTED_MODEL_TYPES: Final = tuple(_READINGS)
-
 
 class ArchitectureError(ValueError):
     """A configuration that describes no architecture, or none that is supported."""

@@ -52,6 +52,10 @@ def selection_sentence(comparison: Comparison) -> str:
     )
     if vanished <= 0:
         return f"{led}: {_NO_SIGN} ({by_seeds})."
+    if vanished >= lead:
+        return (
+            f"{led}: all of the lead at selection, {vanished:.4f}{unit} in all, vanished in the repeats ({by_seeds})."
+        )
     return (
         f"{led}: {vanished:.4f} of {lead:.4f}{unit} ({selection.share:.0%}) of the lead at selection vanished in the "
         f"repeats ({by_seeds})."

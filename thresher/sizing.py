@@ -19,7 +19,7 @@ from nas.cost import LoraTraining, linear_shapes, parameter_count, training_memo
 from thresher.build import MAX_AUTO_BUDGET, MIN_BATCHES_PER_RUNG
 from thresher.resources import available_cores
 
-CPU_SECONDS: Final = 1800.0
+CPU_SECONDS: Final = 900.0
 """What a first study on a machine without a GPU may take, by a rough estimate."""
 
 MAX_EPOCHS: Final = 4
@@ -159,7 +159,7 @@ def choose_sizes(
     largest_batch: int,
     largest_rank: int,
 ) -> Sizes:
-    """The figures of a study: 20 trials of an epoch where that is affordable, else what a CPU does in half an hour.
+    """The figures of a study: 20 trials of an epoch where that is affordable, else what a CPU does in CPU_SECONDS.
 
     Args:
         rows: examples by split, of text its pieces.

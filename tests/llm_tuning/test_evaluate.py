@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import pytest
 import torch
 
+from llm_tuning import evaluate
 from llm_tuning.adapters import lora_attached, trainable_parameters
 from llm_tuning.base_model import load_tokenizer
 from llm_tuning.evaluate import HeldOutScores, generate_answers, held_out_scores
@@ -79,6 +80,27 @@ def test_the_scores_are_those_of_full_logits(
         "learnt_tokens": sum(tokens),
     }
     assert scores.loss != pytest.approx(np.mean(np.array(nats) / tokens), rel=1e-3)  # not the mean of means
+
+
+def test_the_losses_of_many_tokens_are_taken_a_few_at_a_time(
+    model: PeftModel, ranks: Ranks, make_split: MakeSplit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = make_split(30)
+    at_once = measure(model, split, ranks, batch_size=30)
+    taken: list[int] = []
+    cross_entropy = torch.nn.functional.cross_entropy
+
+    def watched(logits: torch.Tensor, *rest: Any, **options: Any) -> torch.Tensor:
+        taken.append(len(logits))
+        return cross_entropy(logits, *rest, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "cross_entropy", watched)
+    monkeypatch.setattr(evaluate, "_TOKENS_AT_A_TIME", 7)
+    in_parts = measure(model, split, ranks, batch_size=30)
+    assert max(taken) == 7
+    assert sum(taken) == split.learnt.sum()
+    np.testing.assert_array_equal(in_parts.nats, at_once.nats)
+    np.testing.assert_array_equal(in_parts.hits, at_once.hits)
 
 
 @pytest.mark.parametrize("metric", get_args(Metric))

@@ -148,6 +148,20 @@ def test_csv_may_have_semicolons_and_columns_without_a_name(tmp_path: Path) -> N
     assert whole(write(tmp_path / "t.csv", ";text", "0;a,b")).records == [{"column_1": "0", "text": "a,b"}]
 
 
+@pytest.mark.parametrize(
+    ("header", "row"), [("text\tlabel", "a,b\t0"), ('"text; all of it",label', "a,0"), ('"text, of it";label', "a;0")]
+)
+def test_what_is_between_the_fields_of_csv_is_in_its_header(tmp_path: Path, header: str, row: str) -> None:
+    (record,) = whole(write(tmp_path / "t.csv", header, row)).records
+    assert list(record)[1:] == ["label"]
+    assert record["label"] == "0"
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_one_list_under_the_name_of_json_lines_is_read(tmp_path: Path, indent: int | None) -> None:
+    assert whole(write(tmp_path / "t.jsonl", json.dumps([ROW, ROW], indent=indent))).records == [ROW, ROW]
+
+
 def test_a_field_may_be_a_long_document(tmp_path: Path) -> None:
     long = "word " * 60_000
     assert whole(write(tmp_path / "t.csv", "text", long)).records == [{"text": long}]

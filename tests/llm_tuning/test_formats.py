@@ -31,7 +31,7 @@ def test_prompts_and_completions_and_the_rest_is_ignored() -> None:
     ("record", "message"),
     [
         ({"prompt": "a", "response": "b"}, "2: expected the column 'completion', got only 'prompt', 'response'"),
-        ({"prompt": None, "completion": "b"}, "2: expected the column 'prompt', got null"),
+        ({"prompt": None, "completion": "b"}, "2: expected a value for 'prompt', got null; fill it in"),
         ({"prompt": "a", "completion": 3}, "2: expected text for 'completion' as in the rows before, got a number"),
         ({"prompt": "a", "completion": " \n"}, "2: expected a completion, got an empty one; fill it in or remove"),
         ({"prompt": "\ud800", "completion": "b"}, "2: expected valid Unicode for 'prompt'"),
@@ -54,9 +54,28 @@ def test_rows_without_an_answer_are_left_out_where_the_user_cannot_mend_them() -
     converted = to_rows(table(*records, lines=False), PAIR, lenient=True)
     assert converted.rows == [Example("b", "c")]
     assert converted.records == [1]
-    assert converted.notes == ("t.jsonl: 1 of 2 rows have no answer and are left out (the first is t.jsonl, row 1)",)
+    assert converted.notes == (
+        "t.jsonl: 1 of 2 rows lack a prompt or an answer and are left out (the first is t.jsonl, row 1)",
+    )
     with pytest.raises(DataError, match="expected at least one row with something to learn, got none in 1"):
         to_rows(table(records[0]), PAIR, lenient=True)
+
+
+@pytest.mark.parametrize("record", [{"prompt": "a", "completion": None}, {"prompt": None, "completion": "c"}])
+def test_so_are_rows_with_null(record: dict[str, Any]) -> None:
+    whole = {"prompt": "b", "completion": "c"}
+    converted = to_rows(table(whole, record, lines=False), PAIR, lenient=True)
+    assert converted.rows == [Example("b", "c")]
+    with pytest.raises(DataError, match="got null; fill it in or remove the row"):
+        to_rows(table(whole, record), PAIR)
+
+
+def test_so_are_rows_without_a_class() -> None:
+    form = Format("text_label", {"text": "text", "label": "label"}, ("no", "yes"))
+    records = [{"text": "a", "label": 1}, {"text": "b", "label": -1}, {"text": "c", "label": None}]
+    assert to_rows(table(*records), form, lenient=True).records == [0]
+    with pytest.raises(DataError, match=r"got -1 .this often marks hidden labels"):
+        to_rows(table(*records), form)
 
 
 def test_of_several_answers_the_first_is_learnt_and_rows_without_any_are_left_out() -> None:
@@ -67,7 +86,7 @@ def test_of_several_answers_the_first_is_learnt_and_rows_without_any_are_left_ou
     ]
     converted = to_rows(table(*records), form)
     assert converted.rows == [Example("C\n\nQ", "one")]
-    assert "1 of 2 rows have no answer" in converted.notes[0]
+    assert "1 of 2 rows lack a prompt or an answer" in converted.notes[0]
 
 
 def test_a_system_column_makes_a_system_turn() -> None:
@@ -96,7 +115,7 @@ def test_instructions_with_and_without_input() -> None:
         {"instruction": "Rest.", "input": "", "output": "zzz"},
         {"instruction": "Stop.", "input": None, "output": "ok"},
     ) == [Example("Add.\n\n1 and 2", "3"), Example("Rest.", "zzz"), Example("Stop.", "ok")]
-    with pytest.raises(DataError, match=r"t\.jsonl:1: expected the column 'instruction', got null"):
+    with pytest.raises(DataError, match=r"t\.jsonl:1: expected a value for 'instruction', got null"):
         rows(form, {"instruction": None, "input": "1 and 2", "output": "3"})
     alone = Format("alpaca", {"instruction": "instruction", "output": "output"})
     assert rows(alone, {"instruction": "Add.", "output": "3"}) == [Example("Add.", "3")]
@@ -139,6 +158,7 @@ def test_what_follows_the_last_answer_is_left_out_with_a_note() -> None:
         ([{"role": "user", "content": 3}], "message 1: expected text as its content, got a number"),
         ([{"role": "user", "content": None}], "message 1: expected text as its content, got none"),
         ([{"role": "assistant", "content": " "}], "message 1: expected an answer, got an empty one"),
+        ([{"role": "assistant", "content": "Hi", "weight": 0}], "message 1: .*got one of weight 0"),
         ([{"role": "user", "content": [{"type": "image"}]}], "message 1: expected text, got parts of another kind"),
         ([{"role": "user", "content": "\ud800"}], "message 1: expected valid Unicode"),
     ],

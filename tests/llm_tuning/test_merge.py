@@ -4,10 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 
+from llm_tuning.adapters import adapter_config, adapter_weights, lora_attached, trainable_parameters
 from llm_tuning.base_model import BaseModelError, load_model, load_tokenizer
 from llm_tuning.export import ExportError
 from llm_tuning.merge import export_merged
+from llm_tuning.recipe import Recipe
+from tests.tiny_models import tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +70,42 @@ def test_the_merged_model_answers_as_base_and_adapter_do(
     names = {path.name for path in destination.iterdir()}
     assert not any(name.startswith((".", "adapter")) for name in names)
     assert [path.name for path in destination.parent.iterdir()] == ["merged"]
+
+
+@pytest.mark.parametrize("name", ["gemma3", "gpt2", "gpt_neox", "phi3", "smollm2"])
+def test_other_kinds_of_models_answer_so_too(name: str, model_directory: Path, tmp_path: Path) -> None:
+    """Weights stored the other way round (GPT-2), several layers in one (NeoX, Phi-3), tied embeddings (the rest)."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    tiny_model(name, vocab_size=128).save_pretrained(tmp_path / "base")
+    base = load_model(tmp_path / "base")
+    tokens = torch.arange(2, 22)[None]
+    recipe = Recipe.from_params({"lora.rank": 4, "lora.targets": "all-linear"})
+    with lora_attached(base, recipe, 0, {}) as model, torch.no_grad():
+        for number, parameter in enumerate(trainable_parameters(model).values()):
+            parameter.normal_(std=0.2, generator=torch.Generator().manual_seed(number))
+        together = model.eval()(tokens).logits
+        (tmp_path / "trained").mkdir()
+        save_file(adapter_weights(model), tmp_path / "trained" / "adapter_model.safetensors")
+        (tmp_path / "trained" / "adapter_config.json").write_text(json.dumps(adapter_config(model)))
+    export_merged(
+        tmp_path / "trained",
+        tmp_path / "merged",
+        model_directory=tmp_path / "base",
+        tokenizer_directory=model_directory,
+        base_model="some/model",
+        details={},
+    )
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    with torch.no_grad():
+        alone, plain = merged(tokens).logits, base(tokens).logits
+    torch.testing.assert_close(alone, together, rtol=1e-4, atol=1e-4)
+    assert (alone - plain).abs().max() > 0.1
+    assert merged.config.tie_word_embeddings == base.config.tie_word_embeddings
+    assert {name: weight.shape for name, weight in merged.state_dict().items()} == {
+        name: weight.shape for name, weight in base.state_dict().items()
+    }
 
 
 def test_a_narrower_type(checkpoint: Path, model_directory: Path, tmp_path: Path) -> None:

@@ -127,6 +127,18 @@ KNOWN_SETS = {
         made(document=sentence, summary=sentence, id=str),
         Format("prompt_completion", {"prompt": "document", "completion": "summary"}),
     ),
+    "humaneval": (
+        made(task_id=ident, prompt=sentence, canonical_solution=sentence, test=sentence, entry_point=ident),
+        Format("prompt_completion", {"prompt": "prompt", "completion": "canonical_solution"}),
+    ),
+    "triviaqa": (
+        made(question=sentence, question_id=ident, answer=lambda n: {"value": sentence(n, 2), "aliases": ["x"]}),
+        Format("prompt_completion", {"prompt": "question", "completion": "answer.value"}),
+    ),
+    "sentiment140": (
+        made(user=lambda n: f"user{n % 9}", date=ident, text=sentence, target=lambda n: n % 2),
+        Format("text_label", {"text": "text", "label": "target"}, choices=("0", "1")),
+    ),
     "samsum": (
         made(id=ident, dialogue=sentence, summary=sentence),
         Format("prompt_completion", {"prompt": "dialogue", "completion": "summary"}),

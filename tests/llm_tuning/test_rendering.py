@@ -28,6 +28,37 @@ STRIPS_THINKING = (  # as the templates of reasoning models do: only after the l
     "{% else %}{{ m.content }}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+LLAMA_3 = (
+    "{% for m in messages %}{{ ('<s>' if loop.first else '') + '<|start_header_id|>' + m.role "
+    "+ '<|end_header_id|>\n\n' + m.content | trim + '<|eot_id|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+)
+GEMMA = (
+    "<s>{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}"
+    "<start_of_turn>{{ 'model' if m.role == 'assistant' else m.role }}\n{{ m.content | trim }}<end_of_turn>\n"
+    "{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+)
+PHI_3 = (  # ends whatever is no prompt with the end-of-text token
+    "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% else %}{{ eos_token }}{% endif %}"
+)
+MISTRAL = (  # the system text stands in the last question
+    "{% if messages[0].role == 'system' %}{% set system = messages[0].content + '\n\n' %}"
+    "{% set turns = messages[1:] %}{% else %}{% set system = '' %}{% set turns = messages %}{% endif %}"
+    "<s>{% for m in turns %}{% if m.role == 'user' %}"
+    "[INST] {{ (system if loop.index0 >= turns|length - 2 else '') + m.content }}[/INST]"
+    "{% else %} {{ m.content }}{{ eos_token }}{% endif %}{% endfor %}"
+)
+QWEN_3 = (  # puts empty thoughts before an answer to the last question
+    "{% set last = namespace(user=0) %}"
+    "{% for m in messages %}{% if m.role == 'user' %}{% set last.user = loop.index0 %}{% endif %}{% endfor %}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.role == 'assistant' and loop.index0 > last.user %}<think>\n\n</think>\n\n{% endif %}"
+    "{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 PLAIN_ROLES = (
     "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant:{% endif %}"
@@ -41,7 +72,8 @@ def make_tokenizer(chat_template: str | None = None, eos_token: str | None = "</
     tokenizer = Tokenizer(models.BPE({letter: index for index, letter in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(["<|im_start|>", "<|im_end|>", "</s>"])
+    ends = ["<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "</s>"]
+    tokenizer.add_special_tokens(["<|im_start|>", *ends])
     wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=eos_token)
     wrapped.chat_template = chat_template
     return wrapped
@@ -102,7 +134,11 @@ class TestExamples:
             make_renderer(make_tokenizer(template), "Add.")(EXAMPLE)
 
     def test_without_a_template_prompt_and_completion_are_plain(self) -> None:
-        assert make_renderer(make_tokenizer())(EXAMPLE) == RenderedDialogue((("Add 1 and 2", "3</s>"),))
+        render = make_renderer(make_tokenizer())
+        assert render(EXAMPLE) == RenderedDialogue((("Add 1 and 2\n", "3</s>"),))
+        assert render(Example("Add 1 and 2:", " 3")).exchanges == (("Add 1 and 2:", " 3</s>"),)
+        assert render(Example("Add 1 and 2: ", "3")).exchanges == (("Add 1 and 2: ", "3</s>"),)
+        assert render(Example("", "3")).exchanges == (("", "3</s>"),)
         with pytest.raises(DataError, match="expected a tokenizer with a chat template for a system text"):
             make_renderer(make_tokenizer(), "Add.")
 
@@ -148,6 +184,31 @@ class TestConversations:
             ("<s>[INST] 2+2? [/INST]", " 4 </s>"),
         )
         assert dialogue.head_characters == len("<s>[INST] <<SYS>>Be brief.<</SYS>>")
+
+    @pytest.mark.parametrize(
+        ("template", "answers"),
+        [
+            (LLAMA_3, ("Hello<|eot_id|>", "4<|eot_id|>")),
+            (GEMMA, ("Hello<end_of_turn>", "4<end_of_turn>")),
+            (PHI_3, ("Hello<|end|>", "4<|end|>\n</s>")),
+            (MISTRAL, (" Hello</s>", " 4</s>")),
+            (QWEN_3, ("<think>\n\n</think>\n\n4<|im_end|>",)),  # what is thought before is not repeated
+        ],
+    )
+    def test_the_turns_of_well_known_models(self, template: str, answers: tuple[str, ...]) -> None:
+        tokenizer = make_tokenizer(template)
+        dialogue = make_renderer(tokenizer)(TALK)
+        assert tuple(answer for _, answer in dialogue.exchanges) == answers
+        turns = [{"role": turn.role, "content": turn.content} for turn in TALK.turns]
+        assert text_of(dialogue) == str(tokenizer.apply_chat_template(turns, tokenize=False)).rstrip("\n")
+        assert dialogue.is_shortened == (len(answers) == 1)
+        prompt = tokenizer.apply_chat_template(turns[:-1], tokenize=False, add_generation_prompt=True)
+        assert text_of(dialogue).removesuffix(answers[-1]) == prompt  # as the model is asked later
+
+    def test_a_system_text_that_moves_leaves_the_last_answer(self) -> None:
+        dialogue = make_renderer(make_tokenizer(MISTRAL))(conversation("Hi", "Hello", "2+2?", "4", system="Be kind."))
+        assert dialogue.exchanges == (("<s>[INST] Hi[/INST] Hello</s>[INST] Be kind.\n\n2+2?[/INST]", " 4</s>"),)
+        assert dialogue.is_shortened
 
     def test_a_template_that_strips_thinking_leaves_the_last_answer(self) -> None:
         render = make_renderer(make_tokenizer(STRIPS_THINKING))

@@ -52,6 +52,12 @@ def test_a_split_of_a_file_is_chosen_by_a_colon(tmp_path: Path) -> None:
         read_source(f"{write(tmp_path / 'train.jsonl')}:test")
 
 
+def test_a_part_of_a_split_is_chosen_by_a_colon_too() -> None:
+    assert is_hub_dataset("owner/name:train[:10%]")
+    assert is_hub_dataset("owner/name:train[10:20]+test[:5]")
+    assert not is_hub_dataset("owner/name/more:train[:10%]")
+
+
 def test_a_directory_in_the_layout_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 

@@ -148,6 +148,14 @@ def test_conversations_that_begin_alike_stay_together(tmp_path: Path) -> None:
     assert sum(map(len, openings)) == 10
 
 
+def test_prompts_that_nearly_are_the_same_stay_together(tmp_path: Path) -> None:
+    spellings = ("What is {}?", " what is  {}?\n", "WHAT IS {}?")
+    records = [{"prompt": spellings[n % 3].format(n // 3), "completion": f"a {n}"} for n in range(60)]
+    rows = read_splits(DataRequest(write(tmp_path / "t.jsonl", records)))
+    asked = [{row.prompt.split()[2] for row in split if isinstance(row, Example)} for split in rows.splits.values()]
+    assert sum(map(len, asked)) == 20
+
+
 def test_without_prompts_the_answers_differ(tmp_path: Path) -> None:
     records = [{"prompt": "", "completion": f"poem {n}"} for n in range(20)]
     assert sizes(read_splits(DataRequest(write(tmp_path / "t.jsonl", records))))["validation"] == 2

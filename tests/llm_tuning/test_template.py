@@ -64,7 +64,7 @@ def test_values_become_text(value: object, text: str) -> None:
     ("record", "message"),
     [
         ({"context": "x"}, "expected the column 'question', got only 'context'; rename or add it"),
-        ({"question": None}, "expected the column 'question', got null"),
+        ({"question": None}, "expected a value for 'question', got null"),
         ({"question": {"en": "x"}}, r"got a mapping; name a part of it, such as question\.en"),
         ({"question": b"x"}, "expected text for 'question', got a bytes"),
         ({"question": [["x"]]}, "got a list in it"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from llm_tuning.rows import Conversation, DataError, Example, Row, Text, Turn
@@ -41,6 +41,19 @@ def make_tokenizer(
     wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", bos_token="<s>" if bos else None)
     wrapped.chat_template = chat_template
     return wrapped
+
+
+GLUED = "{% for m in messages %}{{ m.content }}{% endfor %}"
+
+
+def make_sentencepiece() -> PreTrainedTokenizerFast:
+    """A token for each letter, and a space before whatever it is given, as that of Llama 2."""
+    letters = ["<0x0A>", "▁", "a", "b", ":", "</s>"]
+    tokenizer = Tokenizer(models.BPE({token: index for index, token in enumerate(letters)}, [], byte_fallback=True))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer.add_special_tokens(["</s>"])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>")
 
 
 PLAIN, PLAIN_BOS, CHAT, THINKING = (
@@ -81,13 +94,23 @@ class TestExamples:
     def test_no_token_spans_prompt_and_answer(self) -> None:
         tokenizer = make_tokenizer(merges=(("a", "b"),))
         assert len(tokenizer("ab")["input_ids"]) == 1
-        split, _ = tokenize([Example("a", "b")], tokenizer, 8)
+        split, _ = tokenize([Conversation((Turn("user", "?"), Turn("assistant", "b")))], tokenizer, 32)
+        assert texts(split, 0, tokenizer) == ("User: ?\n\nAssistant:", " b</s>")
+        split, _ = tokenize([Example("a", "b")], make_tokenizer(GLUED, merges=(("a", "b"),)), 8)
         assert split.learnt.tolist() == [False, True, True]
         assert texts(split, 0, tokenizer) == ("a", "b</s>")
 
+    def test_an_answer_has_no_space_that_its_text_has_not(self) -> None:
+        tokenizer = make_sentencepiece()
+        split, _ = tokenize([Example("a:", "b a"), Example("a:", " b a"), Example("a:", "\nb")], tokenizer, 16)
+        answers = [tokenizer.convert_ids_to_tokens(split.answer(index).tolist()) for index in range(3)]
+        assert answers == [["b", "▁", "a", "</s>"], ["▁", "b", "▁", "a", "</s>"], ["<0x0A>", "b", "</s>"]]
+        for index, whole in enumerate(("a:\nb a", "a: b a", "a:\nb")):  # the very tokens of the text in one piece
+            assert split.tokens(index)[:-1].tolist() == tokenizer(whole)["input_ids"]
+
     def test_plain_text_starts_as_the_tokenizer_would(self) -> None:
         split, _ = tokenize([Example("a", "b"), Example("", "c")], PLAIN_BOS, 8)
-        assert [texts(split, index, PLAIN_BOS) for index in range(2)] == [("<s>a", "b</s>"), ("<s>", "c</s>")]
+        assert [texts(split, index, PLAIN_BOS) for index in range(2)] == [("<s>a\n", "b</s>"), ("<s>", "c</s>")]
 
     def test_an_empty_prompt_has_a_token_to_predict_from(self) -> None:
         split, _ = tokenize([Example("", "b")], PLAIN, 8)
@@ -104,8 +127,8 @@ class TestExamples:
         assert report.is_lossy
 
     def test_plain_text_keeps_its_first_token(self) -> None:
-        split, _ = tokenize([Example("0123456789" * 3, "yes")], PLAIN_BOS, 1 + 10 + 4)
-        assert texts(split, 0, PLAIN_BOS) == ("<s>0123456789", "yes</s>")
+        split, _ = tokenize([Example("0123456789" * 3, " yes")], PLAIN_BOS, 1 + 10 + 5)
+        assert texts(split, 0, PLAIN_BOS) == ("<s>0123456789", " yes</s>")
 
     def test_an_answer_that_does_not_fit_is_an_error_whose_remedy_works(self) -> None:
         examples = [Example("0123456789", "a" * 40), Example("0123456789", "a" * 50), Example("a", "b")]

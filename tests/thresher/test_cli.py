@@ -198,7 +198,7 @@ class TestEnqueue:
     def test_in_a_finished_study(self, finished: FinishedStudy) -> None:
         result = run_here("enqueue", finished.place.directory, "lora.rank=8")
         assert result.code == 2
-        assert "5 of 5 are started; start a study with these values under `hyperparameters`" in result.errors
+        assert "5 of 5 are started, and its finalists were repeated or tested; start a study with" in result.errors
 
 
 def test_nobody_runs_what_should_be_stopped(finished: FinishedStudy) -> None:

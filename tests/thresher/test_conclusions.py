@@ -63,8 +63,8 @@ def test_a_winning_default_is_no_success_of_the_search() -> None:
     assert sentences[0].startswith("The winner is the default: validation_loss 2.2000 [")
     assert sentences[1] == "The search found nothing better than the default configuration."
     assert sentences[-1].startswith(
-        "Trial 1 led the default by 0.1000 nats at selection and by -0.1100 in the repeats: 0.2100 of 0.1000 nats "
-        "(210%) of the lead"
+        "Trial 1 led the default by 0.1000 nats at selection and by -0.1100 in the repeats: all of the lead at "
+        "selection, 0.2100 nats in all, vanished in the repeats (95 % interval ["
     )
 
 

@@ -165,9 +165,7 @@ class TestEnqueue:
     def test_after_the_search(self, study: Journal) -> None:
         study.train(study.start(3.0), 16, 2.0)
         study.start(2.0, repeat_of=1, budget=16)
-        with pytest.raises(
-            EnqueueError, match="are started, and its finalists were repeated or tested; start"
-        ):
+        with pytest.raises(EnqueueError, match="are started, and its finalists were repeated or tested; start"):
             enqueue(study.record, {"lora.rank": 8})
 
     def test_nothing_is_filed_for_what_is_wrong(self, study: Journal) -> None:
