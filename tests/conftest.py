@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+# A shell that starts the tests in the background makes them ignore SIGINT, and so does every process they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before anything imports torch or huggingface_hub, which read these once. Child processes inherit them.
 # One thread each: tests start several workers on few cores, and results do not depend on the core count.
