@@ -37,18 +37,18 @@ class Rung:
         ranking: (loss, trial id), best first; infinite loss for a failure. Ties go to the older trial.
         waiting: the measured ones among them that have no job beyond this rung, best first.
         arrivals: measured trials in the order in which their reports came.
-        failures: how many of the ranking failed.
+        failed: the other ones of the ranking, in the order in which they failed.
     """
 
     ranking: list[tuple[float, int]] = field(default_factory=list)
     waiting: list[tuple[float, int]] = field(default_factory=list)
     arrivals: list[int] = field(default_factory=list)
-    failures: int = 0
+    failed: list[int] = field(default_factory=list)
 
     @property
     def promoted(self) -> int:
         """How many trials went on from here."""
-        return len(self.ranking) - self.failures - len(self.waiting)
+        return len(self.ranking) - len(self.failed) - len(self.waiting)
 
     def rank(self, entry: tuple[float, int]) -> int:
         """Position of an entry of the ranking, from 0."""
@@ -321,7 +321,7 @@ class History:
         trial.failure = failure
         for rung in self._rungs_of(trial, job.to_budget):
             insort(rung.ranking, (float("inf"), trial.trial_id))
-            rung.failures += 1
+            rung.failed.append(trial.trial_id)
 
     def _rungs_of(self, trial: Trial, budget: int) -> list[Rung]:
         if trial.repeat_of is not None:

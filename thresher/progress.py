@@ -224,7 +224,7 @@ def _rung_rows(history: History, budgets: Sequence[int], max_trials: int | None)
         best = (shown(history, rung.ranking[0][0]), rung.ranking[0][1]) if results else ("", None)
         # Of those at the lowest rung about one in budget / lowest comes so far, if rungs are geometric.
         expected = max(1, round((max_trials or history.num_started()) * budgets[0] / budget))
-        rows.append(RungRow(budget, expected, results, rung.failures, len(rung.waiting), rung.promoted, *best))
+        rows.append(RungRow(budget, expected, results, len(rung.failed), len(rung.waiting), rung.promoted, *best))
     return rows
 
 

@@ -228,7 +228,7 @@ def _rung_data(record: StudyRecord, budget: int) -> Mapping[str, Any]:
     return {
         "budget": budget,
         "results": len(rung.arrivals),
-        "failed": rung.failures,
+        "failed": len(rung.failed),
         "waiting": len(rung.waiting),
         "promoted": rung.promoted,
         "best": None if loss is None else record.value(loss),

@@ -220,7 +220,7 @@ def test_a_loss_that_is_no_number_has_diverged(bench: Bench, loss: float) -> Non
     _, history = bench.run(Listed(start(), start()), Scripted(bench.directory, lambda job: report(job, loss)))
     failure = history.trials[0].failure
     assert failure == Failure(0, FailureKind.DIVERGED, f"loss is {loss}", 9, 1.0)
-    assert history.rung(9).failures == 1
+    assert len(history.rung(9).failed) == 1
     assert history.best() is history.trials[1]
 
 

@@ -69,7 +69,7 @@ def test_a_rung_is_ranked_and_ties_go_to_the_older() -> None:
     assert rung.ranking == rung.waiting == [(0.1, 1), (0.2, 3), (0.3, 0), (0.3, 2)]
     assert rung.arrivals == [0, 1, 2, 3]
     assert [rung.rank(entry) for entry in rung.ranking] == [0, 1, 2, 3]
-    assert (rung.promoted, rung.failures) == (0, 0)
+    assert (rung.promoted, len(rung.failed)) == (0, 0)
 
 
 def test_arrivals_are_in_the_order_of_the_reports() -> None:
@@ -103,7 +103,7 @@ def test_a_failure_ranks_last_in_the_rung_it_was_heading_for() -> None:
     assert rung.ranking == [(0.3, 0), (0.5, 2), (math.inf, 1)]
     assert rung.waiting == [(0.3, 0), (0.5, 2)]
     assert rung.arrivals == [0, 2]
-    assert (rung.promoted, rung.failures) == (0, 1)
+    assert (rung.promoted, len(rung.failed)) == (0, 1)
 
     script.fail(script.job(0, 1, 3))
     assert script.history.rung(1).promoted == 1
@@ -128,7 +128,7 @@ def test_repeats_and_tests_stay_out_of_the_rungs() -> None:
 
     script.fail(script.job(0, 1, 1, split="test"))
     assert history.trials[0].failure is None
-    assert history.rung(1).failures == 0
+    assert len(history.rung(1).failed) == 0
 
 
 def test_brackets_have_rungs_of_their_own() -> None:
