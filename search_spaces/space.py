@@ -148,6 +148,20 @@ class Space:
             found.update(one.nearest(values) or {})
         return self._existing(*self._completed(found, drawn))  # again, for the priors that are scaled by these
 
+    def from_quantiles(self, unit: npt.ArrayLike) -> dict[str, ParamValue] | None:
+        """The assignment whose parameters stand at these quantiles of their priors, None where rules break there.
+
+        Uniform points of the unit cube, shape [d] for d names, give assignments drawn from the priors, and
+        evenly spread ones (a Sobol sequence) assignments that are spread as the priors ask.
+
+        Raises SpaceError if the shape is another or a coordinate is outside [0, 1].
+        """
+        point = _array(unit)
+        if point.shape != (len(self.domains),) or not ((point >= 0.0) & (point <= 1.0)).all():
+            raise SpaceError(f"expected {len(self.domains)} quantiles from 0 to 1, got {shown(unit)}; give one a name")
+        params = self._existing(*self._completed({}, dict(zip(self.domains, point.tolist(), strict=True))))
+        return None if self._broken(params) else params
+
     def mutate(self, params: Params, rng: np.random.Generator, count: int = 1) -> dict[str, ParamValue]:
         """The assignment with `count` names mutated, chosen uniformly among those with more than one value.
 

@@ -336,6 +336,36 @@ def test_samples_are_spread_over_what_the_rules_allow() -> None:
     assert means.min() > 0.5 * means.max()  # the last are not left with what the first have not used up
 
 
+@given(SPACES, SEEDS)
+def test_uniform_quantiles_are_what_is_sampled(space: Space, seed: int) -> None:
+    quantiles = np.random.default_rng(seed).random(len(space.names))
+    assert space.from_quantiles(quantiles) == space.sample(np.random.default_rng(seed))
+
+
+def test_quantiles_stand_in_the_priors_and_meet_the_rules() -> None:
+    rng = np.random.default_rng(0)
+    free = Space(WHOLE.domains, WHOLE.conditions, priors=WHOLE.priors)
+    refused = 0
+    for seed in range(200):
+        quantiles = rng.random(len(WHOLE.names))
+        params = WHOLE.from_quantiles(quantiles)
+        if params is None:
+            refused += 1
+        else:
+            WHOLE.validate(params)
+            assert params == free.from_quantiles(quantiles)
+        drawn = free.from_quantiles(np.random.default_rng(seed).random(len(free.names)))
+        assert drawn == free.sample(np.random.default_rng(seed))
+    assert 0 < refused < 200
+    middle = free.from_quantiles([0.5] * len(free.names))
+    assert middle is not None
+    assert middle["optimizer.batch_size"] == 32  # half of the weight lies below it
+    assert middle["optimizer.learning_rate"] == pytest.approx(5e-4 * math.sqrt(2), rel=1e-3)
+    for wrong in ([0.5] * 3, [1.5] * len(WHOLE.names), [math.nan] * len(WHOLE.names)):
+        with pytest.raises(SpaceError, match="expected 10 quantiles from 0 to 1"):
+            WHOLE.from_quantiles(wrong)
+
+
 def test_the_density_of_a_scaled_prior() -> None:
     params = WHOLE.most_likely()
     assert params["optimizer.batch_size"] == 16
