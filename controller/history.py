@@ -38,12 +38,14 @@ class Rung:
         waiting: the measured ones among them that have no job beyond this rung, best first.
         arrivals: measured trials in the order in which their reports came.
         failed: the other ones of the ranking, in the order in which they failed.
+        heading: how many trials are on their way here: the running jobs of the search that end at this rung.
     """
 
     ranking: list[tuple[float, int]] = field(default_factory=list)
     waiting: list[tuple[float, int]] = field(default_factory=list)
     arrivals: list[int] = field(default_factory=list)
     failed: list[int] = field(default_factory=list)
+    heading: int = 0
 
     @property
     def promoted(self) -> int:
@@ -53,6 +55,11 @@ class Rung:
     def rank(self, entry: tuple[float, int]) -> int:
         """Position of an entry of the ranking, from 0."""
         return bisect_left(self.ranking, entry)
+
+    def waits(self, entry: tuple[float, int]) -> bool:
+        """Whether an entry of the ranking is measured and has no job beyond this rung."""
+        position = bisect_left(self.waiting, entry)
+        return position < len(self.waiting) and self.waiting[position] == entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +132,7 @@ class History:
         self.queue: list[Params] = []
         self.queue_taken = 0
         self._started: dict[int | None, int] = {}
-        self._rungs: dict[tuple[int | None, int], Rung] = {}
+        self._rungs: dict[int | None, dict[int, Rung]] = {None: {}}
         self._seen: set[tuple[tuple[str, object], ...]] = set()
         self._losses: dict[tuple[int, int], float] = {}
 
@@ -164,7 +171,7 @@ class History:
 
     def rung(self, budget: int, bracket: int | None = None) -> Rung:
         """The trials trained to `budget`: all, or those whose label `bracket` has the given number."""
-        return self._rungs.get((bracket, budget)) or Rung()
+        return self._rungs.get(bracket, {}).get(budget) or Rung()
 
     def num_started(self, bracket: int | None = None) -> int:
         """How many trials the search started, repeats not counted: all, or those of a bracket."""
@@ -173,7 +180,7 @@ class History:
     @property
     def budgets(self) -> list[int]:
         """The budgets of all rungs that hold a result, lowest first."""
-        return sorted(budget for bracket, budget in self._rungs if bracket is None)
+        return sorted(budget for budget, rung in self._rungs[None].items() if rung.ranking)
 
     def loss(self, trial_id: int, budget: int) -> float:
         """First objective of a trial at a rung, as a loss. Raises KeyError if it was not measured."""
@@ -292,7 +299,10 @@ class History:
         trial.running = job
         if job.split == "test":
             self.tests.append(job)
-        elif trial.reports:
+            return
+        for rung in self._rungs_of(trial, job.to_budget):
+            rung.heading += 1
+        if trial.reports:
             entry = (self._losses[trial.trial_id, trial.budget], trial.trial_id)
             for rung in self._rungs_of(trial, trial.budget):
                 _remove(rung.waiting, entry)
@@ -326,7 +336,8 @@ class History:
     def _rungs_of(self, trial: Trial, budget: int) -> list[Rung]:
         if trial.repeat_of is not None:
             return []
-        return [self._rungs.setdefault((bracket, budget), Rung()) for bracket in _brackets(trial.labels)]
+        ladders = [self._rungs.setdefault(bracket, {}) for bracket in _brackets(trial.labels)]
+        return [ladder.setdefault(budget, Rung()) for ladder in ladders]
 
     def _spend(self, job: Job, budget: int, seconds: float) -> None:
         """Count what a job cost that ended, or an attempt of it, at a budget."""
@@ -349,6 +360,9 @@ class History:
         del self.running[job_id]
         trial = self.trials[job.trial_id]
         trial.running = None
+        if job.split == "validation":
+            for rung in self._rungs_of(trial, job.to_budget):
+                rung.heading -= 1
         return job, trial
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from itertools import pairwise
 
 from controller.history import History, Rung
+from controller.schedulers.brackets import checked_ladder
+from controller.schedulers.last_resort import last_resort
 from controller.strategy import Done, Resume, StartNew, Wait
 
 
@@ -42,13 +43,7 @@ class ASHA:
         keep: int = 1,
         bracket: int | None = None,
     ) -> None:
-        if not budgets or any(low >= high for low, high in pairwise(budgets)):
-            raise ValueError(f"expected strictly increasing rungs, got {list(budgets)}; see geometric_rungs")
-        if reduction_factor < 2:
-            raise ValueError(f"expected reduction_factor >= 2, got {reduction_factor}; the usual choices are 3 and 4")
-        if max_trials < 1:
-            raise ValueError(f"expected max_trials >= 1, got {max_trials}; a study needs at least one trial")
-        self.budgets = tuple(budgets)
+        self.budgets = checked_ladder(budgets, max_trials=max_trials, reduction_factor=reduction_factor, keep=keep)
         self.max_trials = max_trials
         self.reduction_factor = reduction_factor
         self.cap_promotions = cap_promotions
@@ -63,10 +58,11 @@ class ASHA:
                 return Resume(rung.waiting[0][1], self.budgets[level + 1])
         if history.num_started(self.bracket) < self.max_trials:
             return StartNew(self.budgets[0], {} if self.bracket is None else {"bracket": self.bracket})
-        heading = self._heading(history)
-        if heading:
+        if any(history.rung(budget, self.bracket).heading for budget in self.budgets):
             return Wait()
-        return self._last_resort(history) or Done(f"{self.max_trials} trials started, none left to promote")
+        return last_resort(history, self.budgets, self.bracket) or Done(
+            f"{self.max_trials} trials started, none left to promote"
+        )
 
     def retain(self, history: History) -> set[int]:
         """See Scheduler: every trial that may still be promoted, and the best at the top.
@@ -77,11 +73,10 @@ class ASHA:
         one be wanted in the end; it is trained again.
         """
         kept: set[int] = set()
-        heading = self._heading(history)
         arriving = max(0, self.max_trials - history.num_started(self.bracket))
         for level, budget in enumerate(self.budgets[:-1]):
             rung = history.rung(budget, self.bracket)
-            arriving += heading.count(budget)
+            arriving += rung.heading
             share = (len(rung.ranking) + arriving) // self.reduction_factor
             candidates = len(rung.waiting)
             if share < len(rung.ranking):
@@ -107,20 +102,3 @@ class ASHA:
         """How many trials synchronous halving would promote from a rung."""
         share: int = self.reduction_factor ** (level + 1)
         return max(1, self.max_trials // share)
-
-    def _heading(self, history: History) -> list[int]:
-        """The rungs that the running jobs of this bracket are heading for."""
-        return [
-            job.to_budget
-            for job in history.searching
-            if self.bracket is None or history.trials[job.trial_id].labels.get("bracket") == self.bracket
-        ]
-
-    def _last_resort(self, history: History) -> Resume | None:
-        if history.rung(self.budgets[-1], self.bracket).arrivals:
-            return None
-        for level in reversed(range(len(self.budgets) - 1)):
-            waiting = history.rung(self.budgets[level], self.bracket).waiting
-            if waiting:
-                return Resume(waiting[0][1], self.budgets[level + 1])
-        return None

@@ -1,22 +1,19 @@
 from __future__ import annotations
 
-import heapq
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
-from controller.events import Failed, JobCreated, Reported, TrialCreated
+from controller.events import JobCreated, Reported, TrialCreated
 from controller.history import History
 from controller.schedulers.asha import ASHA
-from controller.strategy import Done, Resume, StartNew, Wait
-from controller.trial import Continue, Failure, FailureKind, Job, Objective, Report
+from controller.strategy import Resume, StartNew, Wait
+from controller.trial import Objective, Report
+from tests.controller.scheduler_simulation import Move, Simulation, noisy
 
 RUNGS = (1, 3, 9, 27)
-Loss = Callable[[int, int], float | None]  # of (trial, budget); None: the job fails
-Move = tuple[int, int]  # (trial, budget it is trained to)
 
 
 class Reference:
@@ -49,64 +46,6 @@ class Reference:
 
     def result(self, move: Move, loss: float) -> None:
         self.rungs[self.budgets.index(move[1])][move[0]] = loss
-
-
-@dataclass
-class Simulation:
-    """ASHA on a history in memory, with workers whose jobs end in an order that the seed decides."""
-
-    scheduler: ASHA
-    loss: Loss
-    workers: int = 1
-    seed: int = 0
-    on_result: Callable[[History], None] = lambda history: None
-    on_move: Callable[[Move, History], None] = lambda move, history: None
-
-    def run(self) -> tuple[History, list[Move]]:
-        """The history at the end and the jobs in order."""
-        horizon = self.scheduler.budgets[-1]
-        history = History(seed=self.seed, objectives=[Objective("loss")], horizon=horizon)
-        rng = np.random.default_rng(self.seed)
-        moves: list[Move] = []
-        running: list[tuple[float, int]] = []
-        clock = 0.0
-        while True:
-            while len(running) < self.workers and not isinstance(decision := self.scheduler.next(history), Wait | Done):
-                moves.append(self._submit(history, decision))
-                self.on_move(moves[-1], history)
-                job = history.jobs[-1]
-                heapq.heappush(running, (clock + (job.to_budget - job.from_budget) * rng.uniform(0.5, 2), job.job_id))
-            if not running:
-                assert isinstance(self.scheduler.next(history), Done)
-                return history, moves
-            for _ in range(rng.integers(len(running)) + 1):  # some results come in together
-                clock, job_id = heapq.heappop(running)
-                self._finish(history, history.jobs[job_id])
-
-    def _finish(self, history: History, job: Job) -> None:
-        loss = self.loss(job.trial_id, job.to_budget)
-        if loss is None:
-            history.apply(Failed(Failure(job.job_id, FailureKind.OOM, "too large")))
-        else:
-            history.apply(Reported(Report(job.job_id, job.to_budget, {"loss": loss}, 1.0)))
-        self.on_result(history)
-
-    def _submit(self, history: History, decision: StartNew | Resume) -> Move:
-        if isinstance(decision, StartNew):
-            trial_id, start, source = len(history.trials), 0, None
-            history.apply(TrialCreated(trial_id, {}, 0, labels=decision.labels))
-        else:
-            trial_id, start = decision.trial_id, history.trials[decision.trial_id].budget
-            source = Continue(trial_id, start)
-        history.apply(JobCreated(len(history.jobs), trial_id, start, decision.budget, source))
-        return trial_id, decision.budget
-
-
-def noisy(seed: int) -> Loss:
-    """Losses that fall with the budget and change ranks from rung to rung."""
-    rng = np.random.default_rng([seed, 1])
-    table = rng.random((500, 1)) + 0.5 * rng.random((500, 32))
-    return lambda trial, budget: float(table[trial, budget]) + 1.0 / budget
 
 
 @pytest.mark.parametrize("workers", [1, 2, 7])
@@ -183,7 +122,7 @@ def test_a_failed_trial_ranks_last_and_is_never_promoted() -> None:
     assert {trial for trial, budget in moves if budget > 1} & {0, 3, 6, 9} == set()
     # It counts in the rung: of 3 trials, one of which failed, one is promoted.
     assert moves.index((1, 3)) == 3
-    assert history.rung(1).failures == 10
+    assert len(history.rung(1).failed) == 10
 
 
 def test_when_the_promoted_ones_fail_the_next_best_goes_on() -> None:
@@ -258,7 +197,7 @@ def test_no_trial_is_resumed_that_was_not_retained(capped: bool, fraction_failin
             dropped.update(trial.trial_id for trial in history.trials if trial.trial_id not in kept)
 
         def check(move: Move, history: History, scheduler: ASHA = scheduler, dropped: set[int] = dropped) -> None:
-            failed_above = any(history.rung(budget).failures for budget in RUNGS[1:])
+            failed_above = any(history.rung(budget).failed for budget in RUNGS[1:])
             resort = history.num_started() == scheduler.max_trials and len(history.running) == 1
             assert move[0] not in dropped or (failed_above and resort)
 

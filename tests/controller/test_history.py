@@ -145,6 +145,35 @@ def test_brackets_have_rungs_of_their_own() -> None:
     assert history.budgets == [1]
 
 
+def test_a_rung_knows_how_many_are_on_their_way() -> None:
+    script = Script()
+    first, second = script.start(labels={"bracket": 2}), script.start()
+    history = script.history
+    assert (history.rung(1).heading, history.rung(1, 2).heading, history.rung(3).heading) == (2, 1, 0)
+    assert history.budgets == []  # a rung that holds no result is none yet
+    script.report(first, 0.3)
+    script.fail(second)
+    assert (history.rung(1).heading, history.rung(1, 2).heading) == (0, 0)
+    script.start(repeat_of=0)
+    measuring = script.job(0, 1, 1, split="test")
+    assert history.rung(1).heading == 0
+    script.report(measuring, 0.2)
+    script.job(0, 1, 3)
+    assert (history.rung(3).heading, history.rung(3, 2).heading) == (1, 1)
+    assert history.budgets == [1]
+
+
+def test_a_rung_knows_who_waits() -> None:
+    script = Script()
+    script.trial(0.3)
+    script.fail(script.start())
+    script.trial(0.3)
+    script.job(0, 1, 3)
+    rung = script.history.rung(1)
+    assert [rung.waits(entry) for entry in rung.ranking] == [False, True, False]
+    assert not rung.waits((0.1, 2))
+
+
 def test_searching_leaves_out_repeats_and_tests() -> None:
     script = Script()
     script.trial(0.3)
