@@ -19,15 +19,26 @@ from controller.trial import Direction, Objective
 from search_spaces.domains import Choice
 from search_spaces.space import Space
 from thresher.asking import OpenTrial, Told
-from thresher.frames import reports_frame, standings_frame, trials_frame
+from thresher.frames import (
+    hypervolume_frame,
+    importance_frame,
+    pareto_frame,
+    reports_frame,
+    standings_frame,
+    trials_frame,
+)
 from thresher.functions import FunctionObjective, ObjectiveError
 from thresher.notebook import study_html
-from thresher.results import Best, Snapshot, StudyError, read_study
+from thresher.results import Best, Snapshot, StudyError, read_study, searched_space
 from thresher.session import Session, Settings
 from thresher.strategies import uses_rungs
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from controller.importance import Failures
+    from thresher.pareto_view import TradeOffs
+    from thresher.record import StudyRecord
 
 SpaceLike = Space | Mapping[str, Any]
 """A Space, a mapping of names to domains (or lists, for choices), or the written form that Space.from_dict reads."""
@@ -190,6 +201,95 @@ class Study:
         rows = [] if snapshot.finalists is None else standings(snapshot.history, snapshot.finalists)
         return standings_frame(snapshot.history, rows)
 
+    def importance(
+        self,
+        metric: str | None = None,
+        *,
+        budget: int | None = None,
+        failures: Failures = "omit",
+        best_share: float = 1.0,
+        interactions: bool = True,
+        min_trials: int = 10,
+        seed: int = 0,
+    ) -> pd.DataFrame:
+        """How much each parameter, and each pair of them, matters; see `importance_frame`.
+
+        The variance of the metric over the space, divided by functional ANOVA over a random forest (Hutter et al.
+        2014) that is fitted to the results at one budget.
+
+        Args:
+            metric: any that the trials report; default: what is optimised.
+            budget: the rung; default: the highest with at least `min_trials` results.
+            failures: "omit", or "worst": trials that failed count as the worst result.
+            best_share: results beyond this quantile count as if they were at it; 0.5: all of the worse half is alike.
+            interactions: whether pairs are computed too.
+            min_trials: fewer results are refused; at least 4.
+            seed: of the forest.
+
+        Raises ImportanceError if there are too few results, StudyError if the study did not keep its space.
+        """
+        from controller.importance import importances
+
+        space = self._session.settings.space if self._session is not None else searched_space(self._record)
+        found = importances(
+            self.history,
+            space,
+            metric=metric,
+            budget=budget,
+            failures=failures,
+            best_share=best_share,
+            interactions=interactions,
+            min_trials=min_trials,
+            seed=seed,
+        )
+        return importance_frame(found)
+
+    def pareto(self, reference: Mapping[str, float] | None = None) -> pd.DataFrame:
+        """One row a trial at the full budget that no other beats in all objectives; see `pareto_frame`.
+
+        Args:
+            reference: of the hypervolume: a value for each objective by name, by default the worst measured.
+        """
+        return pareto_frame(self._trade_offs(reference))
+
+    def hypervolume(self, reference: Mapping[str, float] | None = None) -> pd.DataFrame:
+        """How the volume that the front covers grew, one row a trial at the full budget; see `hypervolume_frame`."""
+        return hypervolume_frame(self._trade_offs(reference))
+
+    def to_optuna(self, storage: Any, *, name: str | None = None, replace: bool = False) -> str:
+        """Write the study to a storage of Optuna (a file, a URL, or an object); the name that it has there.
+
+        See `thresher.optuna_bridge`. Needs the extra `optuna`. Raises ExchangeError.
+
+        Args:
+            name: default: that of the directory.
+            replace: write anew what was exported under this name before.
+        """
+        from thresher.optuna_bridge import to_optuna
+
+        return to_optuna(self._record, storage, name=name, replace=replace)
+
+    def enqueue_from_optuna(
+        self, storage: Any, *, name: str | None = None, best: int = 1, rename: Mapping[str, str] | None = None
+    ) -> list[dict[str, Any]]:
+        """Have the best configurations of a study of Optuna tried next; returns them.
+
+        Args:
+            name: of the study; not needed if the storage holds one only.
+            best: how many.
+            rename: Optuna's name of a parameter to ours, where they differ.
+
+        Raises ExchangeError; see `thresher.optuna_bridge.from_optuna`.
+        """
+        from thresher.optuna_bridge import from_optuna
+
+        settings = self._writer.settings
+        found = from_optuna(storage, settings.space, name=name, rename=rename, defaults=settings.default)
+        chosen = [dict(params) for params in found.best(best)]
+        for params in chosen:
+            self.enqueue(params)
+        return chosen
+
     @property
     def report(self) -> str:
         """The report of a finished fine-tuning study, in Markdown. Raises StudyError if there is none."""
@@ -311,6 +411,18 @@ class Study:
         if self._session is None:
             raise StudyError(f"expected a study open for writing, got {self._directory} open for reading")
         return self._session
+
+    @property
+    def _record(self) -> StudyRecord:
+        from thresher.record import StudyRecord
+
+        return StudyRecord.open(self._directory)
+
+    def _trade_offs(self, reference: Mapping[str, float] | None) -> TradeOffs:
+        from thresher.pareto_view import trade_offs
+
+        record = self._record
+        return trade_offs(record.history, record.entries, reference)
 
     @property
     def _snapshot(self) -> Snapshot:

@@ -25,6 +25,7 @@ EXIT_INTERRUPTED = 130
 PREPARE = "Prepare a study"
 RUN = "Run it"
 READ = "Read its results"
+EXCHANGE = "Exchange with Optuna"
 
 app = typer.Typer(
     name="thresher",
@@ -42,6 +43,9 @@ RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="a study's dire
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="in place of what the config says, such as search.trials=20"),
+]
+StorageArgument = Annotated[
+    str, typer.Argument(metavar="STORAGE", help="a .db file for SQLite, another file for Optuna's journal, or a URL")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON")]
 
@@ -283,6 +287,70 @@ def compare(
 
 
 @app.command(rich_help_panel=READ)
+def importance(
+    run: RunArgument,
+    metric: Annotated[
+        str | None, typer.Option("--metric", metavar="NAME", help="any that was reported; default: the objective")
+    ] = None,
+    budget: Annotated[
+        int | None, typer.Option("--budget", metavar="B", help="the rung; default: the highest with enough results")
+    ] = None,
+    failures: Annotated[
+        str, typer.Option("--failures", metavar="omit|worst", help="whether failed trials count as the worst result")
+    ] = "omit",
+    best_share: Annotated[
+        float, typer.Option("--best-share", metavar="Q", help="0.5: the worse half counts as all alike")
+    ] = 1.0,
+    min_trials: Annotated[int, typer.Option("--min-trials", metavar="N", help="refuse fewer results")] = 10,
+    seed: Annotated[int, typer.Option("--seed", help="of the random forest")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Show how much each parameter matters, alone and in pairs: functional ANOVA over a random forest."""
+    with _refusals():
+        from controller.importance import importances
+        from thresher.importance_view import importance_data, importance_view
+        from thresher.results import searched_space
+
+        record = _open(run)
+        found = importances(
+            record.history,
+            searched_space(record),
+            metric=metric,
+            budget=budget,
+            failures=failures,  # type: ignore[arg-type]  # a wrong word is refused there
+            best_share=best_share,
+            min_trials=min_trials,
+            seed=seed,
+        )
+        if as_json:
+            _print_json(importance_data(found))
+        else:
+            unit = "examples" if record.settings is not None else "units"
+            Console().print(importance_view(found, record.history.horizon, unit))
+
+
+@app.command(rich_help_panel=READ)
+def pareto(
+    run: RunArgument,
+    reference: Annotated[
+        list[str] | None,
+        typer.Option("--reference", metavar="METRIC=VALUE", help="the worst acceptable; default: the worst measured"),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the trials that no other beats in all objectives, and the hypervolume that they cover."""
+    with _refusals():
+        from thresher.pareto_view import pareto_data, pareto_view, read_reference, trade_offs
+
+        record = _open(run)
+        found = trade_offs(record.history, record.entries, read_reference(reference or ()))
+        if as_json:
+            _print_json(pareto_data(found))
+        else:
+            Console().print(pareto_view(found))
+
+
+@app.command(rich_help_panel=READ)
 def export(
     run: RunArgument,
     to: Annotated[Path, typer.Option("--to", metavar="DIR", help="an empty or new directory")],
@@ -295,6 +363,59 @@ def export(
     repeat = "" if exported is winner.trial else f" as repeated in trial {exported.trial_id}"
     what = "model with the adapter" if merged else "adapter"
     typer.echo(f"{what} of trial {winner.trial.trial_id}{repeat}, trained on {winner.budget} examples, written to {to}")
+
+
+@app.command("to-optuna", rich_help_panel=EXCHANGE)
+def to_optuna(
+    run: RunArgument,
+    storage: StorageArgument,
+    name: Annotated[
+        str | None, typer.Option("--name", help="of the study there; default: that of the directory")
+    ] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="write an earlier export of this name anew")] = False,
+) -> None:
+    """Write a study to a storage of Optuna, for optuna-dashboard, Optuna's plots and its samplers."""
+    with _refusals():
+        from thresher.optuna_bridge import shown_storage
+        from thresher.optuna_bridge import to_optuna as write
+
+        record = _open(run)
+        written = write(record, storage, name=name, replace=replace)
+    count = len(record.history.trials) - len(record.history.repeats)
+    typer.echo(f"{count} trial{'s'[: count != 1]} written to {shown_storage(storage)} as the study {written}")
+
+
+@app.command("from-optuna", rich_help_panel=EXCHANGE)
+def from_optuna(
+    run: RunArgument,
+    storage: StorageArgument,
+    name: Annotated[
+        str | None, typer.Option("--name", help="of the study there; not needed if the storage holds one only")
+    ] = None,
+    best: Annotated[int, typer.Option("--best", min=1, metavar="N", help="how many configurations")] = 1,
+    rename: Annotated[
+        list[str] | None,
+        typer.Option("--rename", metavar="THEIRS=OURS", help="a parameter that has another name there"),
+    ] = None,
+) -> None:
+    """Ask for the best configurations of a study of Optuna to be tried next, also while the study runs."""
+    with _refusals():
+        from thresher.enqueue import enqueue as ask
+        from thresher.optuna_bridge import from_optuna as read
+        from thresher.optuna_bridge import read_renames
+        from thresher.results import searched_space
+        from thresher.wording import describe_params
+
+        record = _open(run)
+        found = read(
+            storage, searched_space(record), name=name, rename=read_renames(rename or ()), defaults=record.defaults
+        )
+        for sentence in found.sentences:
+            typer.echo(sentence)
+        for params in found.best(best):
+            asked = ask(record, params)
+            typer.echo(f"asked for: {describe_params(params, params)}")
+            typer.echo("\n".join(f"  {sentence}" for sentence in asked.sentences))
 
 
 def _launch(load: Callable[[], StudyConfig]) -> None:

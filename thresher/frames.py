@@ -12,6 +12,9 @@ from controller.trial import Report
 if TYPE_CHECKING:
     import pandas as pd
 
+    from controller.importance import Importances
+    from thresher.pareto_view import TradeOffs
+
 _BEFORE = ("trial", "status", "origin")
 _REPORT = ("trial", "split", "rung", "budget")
 _AFTER = ("budget", "seconds", "seed", "repeat_of", "failure", "message")
@@ -93,6 +96,66 @@ def standings_frame(history: History, standings: Sequence[Standing]) -> pd.DataF
         for row in standings
     ]
     return pd.DataFrame(rows, columns=["trial", objective.metric, "standard_error", "runs"])
+
+
+def importance_frame(found: Importances) -> pd.DataFrame:
+    """One row a parameter, and one a pair of them, the most important first.
+
+    Columns: `parameter`, `interacts_with` (of a pair the other one), `importance` (the share of the variance of the
+    metric over the space: of a pair, what it explains beyond the two alone), `std` (of that over the trees of the
+    forest), `metric`, `budget` (the rung), `trials` (how many results it rests on), `explained` (the share of the
+    variance that the forest predicts for trials that it has not seen: if that is near 0, trust nothing of this).
+    """
+    import pandas as pd
+
+    rows = [
+        {
+            "parameter": part.names[0],
+            "interacts_with": part.names[1] if len(part.names) > 1 else None,
+            "importance": part.share,
+            "std": part.std,
+            "metric": found.metric,
+            "budget": found.budget,
+            "trials": found.trials,
+            "explained": found.explained,
+        }
+        for part in found.parts
+    ]
+    columns = ["parameter", "interacts_with", "importance", "std", "metric", "budget", "trials", "explained"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def pareto_frame(found: TradeOffs) -> pd.DataFrame:
+    """One row a trial that no other dominates, best first by the first objective.
+
+    Columns: `trial`, one for each objective, `adds` (how much smaller the hypervolume would be without it), one for
+    each parameter. A parameter whose name is taken by another column is called `params.NAME`, an objective
+    `metrics.NAME`.
+    """
+    import pandas as pd
+
+    metrics = _columns(found.metrics, ("trial", "adds"), "metrics")
+    params = _union(trial.params for trial in found.front)
+    columns = _columns(params, ("trial", "adds", *metrics.values()), "params")
+    rows = []
+    for trial, adds in zip(found.front, found.contributions, strict=True):
+        measured = trial.reports[found.history.horizon].metrics
+        row: dict[str, Any] = {"trial": trial.trial_id, "adds": adds}
+        row |= {column: measured[metric] for metric, column in metrics.items()}
+        rows.append(row | {columns[name]: value for name, value in trial.params.items()})
+    return pd.DataFrame(rows, columns=["trial", *metrics.values(), "adds", *columns.values()])
+
+
+def hypervolume_frame(found: TradeOffs) -> pd.DataFrame:
+    """One row a trial at the full budget, in the order of their results: how the front grew.
+
+    Columns: `trial`, `results` (how many so far), `seconds` (on the clock, pauses left out), `budget` (what the search
+    had been trained on in all), `hypervolume`.
+    """
+    import pandas as pd
+
+    rows = [(step.trial, step.results, step.seconds, step.examples, step.hypervolume) for step in found.growth]
+    return pd.DataFrame(rows, columns=["trial", "results", "seconds", "budget", "hypervolume"])
 
 
 def _columns(names: Sequence[str], taken: Sequence[str], prefix: str) -> dict[str, str]:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from controller.finalists import Finalists
 from controller.history import History
 from controller.standings import standings
 from controller.store import Store
 from controller.trial import Objective, Status
-from search_spaces.space import Params
+from search_spaces.space import Params, Space
+
+if TYPE_CHECKING:
+    from thresher.record import StudyRecord
 
 FUNCTION_KEY = "function"
 """The key of a manifest that tells the study of a function from one of fine-tuning."""
@@ -119,6 +123,19 @@ def read_study(directory: Path) -> Snapshot:
     record = StudyRecord.open(directory)
     finished = bool(record.manifest.get("finished")) or (directory / "report.json").is_file()
     return Snapshot(directory, record.history, record.budgets, record.max_trials, record.finalists, finished)
+
+
+def searched_space(record: StudyRecord) -> Space:
+    """What a study searches, of a function or of fine-tuning. Raises StudyError if it is not on record."""
+    if FUNCTION_KEY in record.manifest:
+        return Space.from_dict(record.manifest[FUNCTION_KEY]["space"])
+    space = record.space
+    if space is None:
+        raise StudyError(
+            f"expected a study with its space on record in {record.directory}, got one of a version that did not keep "
+            "it; read it with that version"
+        )
+    return space
 
 
 def function_finalists(count: int, repeats: int) -> Finalists | None:

@@ -21,6 +21,7 @@ import pytest
 
 import thresher
 from controller.controller import StudyHalted
+from controller.importance import ImportanceError
 from controller.requests import Stop, file_request
 from controller.samplers.random import RandomSampler
 from controller.schedulers.asha import ASHA
@@ -524,6 +525,47 @@ class TestOpen:
             _ = study.report
         with pytest.raises(StudyError, match="expected a fine-tuning study"):
             study.export(tmp_path / "adapter")
+
+
+class TestUnderstanding:
+    def test_importance(self, tmp_path: Path) -> None:
+        space = {"x": Float(0.0, 1.0), "y": Float(0.0, 1.0)}
+        study = quiet(Study(space, lambda params: params["x"], trials=30, strategy="random", directory=tmp_path))
+        frame = study.importance()
+        assert (len(frame), frame.parameter[0], frame.interacts_with.notna().sum()) == (3, "x", 1)
+        assert frame.importance[0] > 0.8
+        assert set(frame.trials) == {30}
+        assert frame.equals(study.importance(seed=0))
+        assert len(study.importance(interactions=False)) == 2
+        assert Study.open(tmp_path).importance().equals(frame)
+        with pytest.raises(ImportanceError, match="expected at least 40 trials"):
+            study.importance(min_trials=40)
+
+    def test_pareto_and_hypervolume(self, tmp_path: Path) -> None:
+        study = quiet(Study(X, curve, budget=9, trials=9, directory=tmp_path))
+        front = study.pareto()
+        assert list(front.trial) == [study.best.trial]
+        assert front.objective[0] == study.best.value
+        growth = study.hypervolume({"objective": 2.0})
+        assert list(growth.hypervolume) == sorted(growth.hypervolume)
+        assert growth.hypervolume.iloc[-1] == pytest.approx(2.0 - study.best.value)
+        assert (growth.seconds.diff().dropna() >= 0).all()
+        assert Study.open(tmp_path).pareto().equals(front)
+
+    def test_to_optuna_and_back(self, tmp_path: Path) -> None:
+        optuna = pytest.importorskip("optuna")
+        first = quiet(Study(X, parabola, trials=8))
+        storage = tmp_path / "optuna.db"
+        assert first.to_optuna(storage, name="parabola") == "parabola"
+        theirs = optuna.load_study(study_name="parabola", storage=f"sqlite:///{storage}")
+        assert theirs.best_value == first.best.value
+        second = Study(X, parabola, trials=3)
+        assert second.enqueue_from_optuna(storage, best=2)[0] == first.best.params
+        assert quiet(second).trials.origin.tolist()[:2] == ["enqueued", "enqueued"]
+        assert second.trials.x[0] == first.best.params["x"]
+        second.close()
+        with pytest.raises(StudyError, match="open for reading"):
+            Study.open(first.directory).enqueue_from_optuna(storage)
 
 
 class TestArguments:

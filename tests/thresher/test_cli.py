@@ -16,11 +16,11 @@ from controller.controller import StudyHalted
 from controller.executors.world import World
 from controller.store import Store
 from tests.thresher.tiny_study import FinishedStudy, InterruptedStudy, Ran, StudyPlace, place_study, run_here
-from thresher import __version__, study
+from thresher import Choice, Float, Study, __version__, study
 from thresher.cli import app
 from thresher.record import RecordError, StudyRecord
 
-COMMANDS = sorted(info.callback.__name__ for info in app.registered_commands if info.callback is not None)
+COMMANDS = sorted(info.name or info.callback.__name__ for info in app.registered_commands if info.callback)
 
 pytestmark = pytest.mark.timeout(300)  # the first test of a file may pay for a whole study
 
@@ -76,9 +76,16 @@ class TestStatus:
         assert result.code == 0
         assert "0 of 5 trials started, 0 failed, 0 jobs open; nobody is running it" in result.output
 
-    @pytest.mark.parametrize("command", ["status", "best", "trial", "compare", "enqueue", "stop", "export", "resume"])
+    @pytest.mark.parametrize(
+        "command",
+        [
+            *("status", "best", "trial", "compare", "enqueue", "stop", "export", "resume"),
+            *("importance", "pareto", "to-optuna", "from-optuna"),
+        ],
+    )
     def test_of_nothing(self, command: str, tmp_path: Path) -> None:
         more = {"trial": ["0"], "compare": [str(tmp_path)], "enqueue": ["lora.rank=8"], "export": ["--to", "x"]}
+        more |= {"to-optuna": ["optuna.db"], "from-optuna": ["optuna.db"]}
         result = run_here(command, tmp_path, *more.get(command, []))
         assert result.code == 2
         assert result.errors == (
@@ -199,6 +206,87 @@ class TestEnqueue:
         result = run_here("enqueue", finished.place.directory, "lora.rank=8")
         assert result.code == 2
         assert "5 of 5 are started, and its finalists were repeated or tested; start a study with" in result.errors
+
+
+@pytest.fixture
+def of_a_function(tmp_path: Path) -> Path:
+    """The directory of a finished study of a Python function."""
+    space = {"x": Float(0.0, 1.0), "y": Choice(("a", "b"))}
+    with Study(space, lambda p: p["x"] + (p["y"] == "a") / 9, trials=20, directory=tmp_path / "run") as made:
+        return made.run(progress=False).directory
+
+
+class TestImportance:
+    def test_for_people(self, of_a_function: Path) -> None:
+        result = run_here("importance", of_a_function)
+        assert result.code == 0
+        assert "what explains objective" in result.output
+        assert "20 trials at 1 of 1 units" in result.output
+
+    def test_as_json(self, of_a_function: Path) -> None:
+        found = json.loads(run_here("importance", of_a_function, "--json").output)
+        assert found["importances"][0]["parameters"] == ["x"]
+        assert len(found["importances"]) == 3
+
+    def test_of_fine_tuning(self, finished: FinishedStudy) -> None:
+        options = ("--min-trials", "4", "--metric", "train_loss", "--budget", "8", "--failures", "worst", "--json")
+        found = json.loads(run_here("importance", finished.place.config, *options).output)
+        assert (found["metric"], found["budget"], found["trials"]) == ("train_loss", 8, 5)
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (["--min-trials", "21"], "expected at least 21 trials"),
+            (["--failures", "drop"], "expected failures 'omit' or 'worst', got 'drop'"),
+            (["--metric", "accuracy"], "with the metric 'accuracy'"),
+        ],
+    )
+    def test_what_cannot_be_told(self, of_a_function: Path, options: list[str], message: str) -> None:
+        result = run_here("importance", of_a_function, *options)
+        assert result.code == 2
+        assert message in result.errors
+
+
+class TestPareto:
+    def test_for_people(self, finished: FinishedStudy) -> None:
+        result = run_here("pareto", finished.place.directory, "--reference", "validation_loss=9")
+        assert result.code == 0
+        assert "to the reference point validation_loss 9" in result.output
+
+    def test_as_json(self, finished: FinishedStudy) -> None:
+        found = json.loads(run_here("pareto", finished.place.config, "--json").output)
+        assert len(found["front"]) == 1
+        assert found["front"][0]["metrics"]["validation_loss"] > 0
+
+    def test_a_reference_that_makes_no_sense(self, finished: FinishedStudy) -> None:
+        result = run_here("pareto", finished.place.directory, "--reference", "accuracy=1")
+        assert result.code == 2
+        assert "expected a reference value for each of validation_loss, got accuracy" in result.errors
+
+
+class TestOptuna:
+    def test_there_and_back(self, finished: FinishedStudy, tmp_path: Path) -> None:
+        pytest.importorskip("optuna")
+        storage = tmp_path / "optuna.log"
+        result = run_here("to-optuna", finished.place.directory, storage, "--name", "tiny")
+        assert (result.code, result.output) == (0, f"5 trials written to {storage} as the study tiny\n")
+        again = run_here("to-optuna", finished.place.directory, storage, "--name", "tiny")
+        assert again.code == 2
+        assert "got one that holds an earlier export under this name" in again.errors
+        assert run_here("to-optuna", finished.place.directory, storage, "--name", "tiny", "--replace").code == 0
+        place = cut_off(finished, tmp_path / "other", after="AttemptStarted", count=2)
+        result = run_here("from-optuna", place.directory, storage, "--best", "2")
+        assert result.code == 0
+        assert result.output.startswith("5 trials of tiny tell about this space\nasked for: learning_rate ")
+        assert len(list((place.directory / "requests").glob("*.json"))) == 2
+
+    def test_what_does_not_fit(self, finished: FinishedStudy, tmp_path: Path) -> None:
+        pytest.importorskip("optuna")
+        result = run_here("from-optuna", finished.place.directory, tmp_path / "none.db")
+        assert result.code == 2
+        assert result.errors.startswith(f"thresher: expected a storage of Optuna in {tmp_path}/none.db, got no such")
+        result = run_here("from-optuna", finished.place.directory, "x.db", "--rename", "lr")
+        assert (result.code, "expected THEIRS=OURS such as" in result.errors) == (2, True)
 
 
 def test_nobody_runs_what_should_be_stopped(finished: FinishedStudy) -> None:

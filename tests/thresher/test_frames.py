@@ -7,9 +7,19 @@ import pytest
 
 from controller.events import Event, Failed, JobCreated, Reported, TrialCreated
 from controller.history import History
+from controller.importance import Importance, Importances
 from controller.standings import Standing
 from controller.trial import Continue, Failure, FailureKind, Objective, Report
-from thresher.frames import reports_frame, standings_frame, trials_frame
+from tests.thresher.written_study import WrittenStudy
+from thresher.frames import (
+    hypervolume_frame,
+    importance_frame,
+    pareto_frame,
+    reports_frame,
+    standings_frame,
+    trials_frame,
+)
+from thresher.pareto_view import trade_offs
 
 
 def history(*events: Event, direction: str = "minimize") -> History:
@@ -95,3 +105,40 @@ def test_standings_are_in_terms_of_the_metric(some: History) -> None:
     frame = standings_frame(history(direction="maximize"), [row])
     assert frame.loss[0] == 0.3
     assert frame.runs[0] == [3]
+
+
+def test_one_row_a_parameter_and_one_a_pair() -> None:
+    parts = (Importance(("rate",), 0.75, 0.1), Importance(("rate", "rank"), 0.125, 0.05))
+    frame = importance_frame(Importances("loss", 9, 20, 0, 0.5, parts))
+    assert list(frame.parameter) == ["rate", "rate"]
+    assert pd.isna(frame.interacts_with[0])
+    assert frame.interacts_with[1] == "rank"
+    assert list(frame.importance) == [0.75, 0.125]
+    assert list(frame["std"]) == [0.1, 0.05]
+    assert set(zip(frame.metric, frame.budget, frame.trials, frame.explained, strict=True)) == {("loss", 9, 20, 0.5)}
+
+
+def test_one_row_a_trial_of_the_front() -> None:
+    written = WrittenStudy(Objective("validation_loss"), Objective("adds", "maximize"))
+    for loss, adds in ((2.0, 0.5), (1.0, 0.25), (3.0, 0.25)):
+        written.found({"validation_loss": loss, "adds": adds})
+    found = trade_offs(written.history, written.entries, {"validation_loss": 3.0, "adds": 0.0})
+    front = pareto_frame(found)
+    assert list(front.columns[:4]) == ["trial", "validation_loss", "metrics.adds", "adds"]
+    assert list(front.trial) == [1, 0]
+    assert list(front["metrics.adds"]) == [0.25, 0.5]
+    assert list(front.adds) == [0.25, 0.25]
+    assert list(front["lora.rank"]) == [32, 32]
+    growth = hypervolume_frame(found)
+    assert list(growth.columns) == ["trial", "results", "seconds", "budget", "hypervolume"]
+    assert list(zip(growth.trial, growth.results, growth.budget, growth.hypervolume, strict=True)) == [
+        (0, 1, 900, 0.5),
+        (1, 2, 1800, 0.75),
+        (2, 3, 2700, 0.75),
+    ]
+
+
+def test_frames_of_a_front_that_is_empty() -> None:
+    found = trade_offs(WrittenStudy().history, [])
+    assert list(pareto_frame(found).columns) == ["trial", "validation_loss", "adds"]
+    assert len(hypervolume_frame(found)) == 0
