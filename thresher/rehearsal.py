@@ -1,11 +1,10 @@
 """A study played through without training: how many jobs there will be, and how long they may take.
 
-Strategy, controller and journal are the real ones; the workers are a clock, and the losses random numbers.
+Strategy, controller and journal are the real ones; the workers are simulated, and the losses random numbers.
 """
 
 from __future__ import annotations
 
-import heapq
 import math
 import statistics
 import tempfile
@@ -13,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final, final
 
@@ -20,10 +20,11 @@ import numpy as np
 
 from controller.controller import Controller
 from controller.events import Enqueued
+from controller.executors.simulated import SimulatedExecutor
 from controller.history import History
 from controller.store import Store
 from controller.strategy import Strategy
-from controller.trial import Job, Message, Objective, Report
+from controller.trial import Job, Objective
 from search_spaces.space import Params
 
 REHEARSALS: Final = 20
@@ -122,15 +123,20 @@ def rehearse(
         while len(rehearsals) < REHEARSALS and (not rehearsals or time.monotonic() - started < PATIENCE_SECONDS):
             number = len(rehearsals)
             history = History(seed=seed + number, objectives=objectives, horizon=horizon)
-            clock = _Clock(history, workers, costs, np.random.default_rng([seed, number]))
+            losses = _Losses(history, np.random.default_rng([seed, number]))
+            executor = SimulatedExecutor(losses, costs, workers=workers)
             with Store.open(Path(directory) / str(number)) as store:
                 for params in enqueued:
                     event = Enqueued(params)
                     store.append([event])
                     history.apply(event)
-                Controller(make_strategy(clock.read), clock, store, history).run()
-            rehearsals.append(_summary(history, clock.now))
+                Controller(make_strategy(partial(_seconds, executor)), executor, store, history).run()
+            rehearsals.append(_summary(history, executor.now))
     return rehearsals
+
+
+def _seconds(executor: SimulatedExecutor) -> float:
+    return executor.now
 
 
 def _summary(history: History, seconds: float) -> Rehearsal:
@@ -151,44 +157,22 @@ def _summary(history: History, seconds: float) -> Rehearsal:
 
 @final
 @dataclass(slots=True)
-class _Clock:
-    """An Executor whose workers do nothing but let time pass; see `rehearse`."""
+class _Losses:
+    """Curves of trials whose quality is a random number; see `rehearse`."""
 
     history: History
-    workers: int
-    costs: Costs
     rng: np.random.Generator
-    now: float = 0.0
-    _ends: list[tuple[float, int, Job]] = field(default_factory=list)
     _qualities: dict[int, float] = field(default_factory=dict)
 
-    def read(self) -> float:
-        """Seconds since the start of the study."""
-        return self.now
-
-    def has_room(self) -> bool:
-        """See Executor."""
-        return len(self._ends) < self.workers
-
-    def submit(self, job: Job) -> None:
-        """See Executor."""
-        heapq.heappush(self._ends, (self.now + self.costs.of(job), job.job_id, job))
-
-    def poll(self) -> list[Message]:
-        """See Executor: the clock goes on to the end of the next job."""
-        self.now, _, job = heapq.heappop(self._ends)
+    def measure(self, job: Job) -> Mapping[str, float]:
+        """See Curves."""
         trial = self.history.trials[job.trial_id]
         original = job.trial_id if trial.repeat_of is None else trial.repeat_of
         quality = self._qualities.setdefault(original, float(self.rng.normal()))
         # More training helps everybody by the same, so that a rung's losses are comparable, and those of two are not.
         loss = quality + _NOISE * float(self.rng.normal()) - math.log(max(1, job.to_budget))
-        metrics = {
+        return {
             name: loss if objective.direction == "minimize" else -loss
             for objective in self.history.objectives
             for name in (objective.metric, objective.metric.replace("validation_", "test_"))
         }
-        return [Report(job.job_id, job.to_budget, metrics, self.costs.of(job))]
-
-    def stop(self) -> list[Message]:
-        """See Executor: nothing is left running."""
-        return []

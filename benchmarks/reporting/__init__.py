@@ -23,7 +23,20 @@ from rich.table import Table
 Value = str | int | float | None
 Row = Mapping[str, Value]
 
-PACKAGES = ("accelerate", "numpy", "optuna", "peft", "sqlalchemy", "torch", "transformers")
+PACKAGES = (
+    "accelerate",
+    "cmaes",
+    "dehb",
+    "numpy",
+    "optuna",
+    "peft",
+    "scikit-learn",
+    "scipy",
+    "sqlalchemy",
+    "syne-tune",
+    "torch",
+    "transformers",
+)
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -51,19 +64,20 @@ def machine() -> dict[str, Value]:
 
 
 def write(rows: Sequence[Row], args: argparse.Namespace, setting: Mapping[str, Value] | None = None) -> None:
-    """Print rows as a table, and write them to `args.json` with the columns of `machine` if that is given.
+    """Print rows as tables, and write them to `args.json` with the columns of `machine` if that is given.
 
     Args:
-        rows: the results. A column that a row lacks stays empty.
+        rows: the results. Those with the same columns are shown in one table.
         args: what `parser` gave.
         setting: `machine()` as it was before the benchmark began, which tells the load of others from its own.
     """
     console = Console(width=None if Console().is_terminal else 160)
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    table = Table(*columns)
+    tables: dict[tuple[str, ...], Table] = {}
     for row in rows:
-        table.add_row(*(_text(row.get(name)) for name in columns))
-    console.print(table)
+        table = tables.setdefault(tuple(row), Table(*row))
+        table.add_row(*map(_text, row.values()))
+    for table in tables.values():
+        console.print(table)
     after = {"load_average_after": round(os.getloadavg()[0], 2)} if setting else {}
     setting = {**(setting or machine()), **after, "seed": args.seed, "quick": args.quick}
     console.print(", ".join(f"{name}: {value}" for name, value in setting.items()), style="dim", highlight=False)

@@ -1,0 +1,1 @@
+"""What the search itself costs: the time of its decisions."""
