@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,20 @@ def export_adapter(checkpoint: Path, destination: Path, *, base_model: str, deta
             f"expected a checkpoint with {', '.join(missing)} in {checkpoint}, got none; run the study again: "
             "it trains again what is missing"
         )
+    with whole_directory(destination) as unfinished:
+        config = json.loads((checkpoint / ADAPTER_FILES[0]).read_text(encoding="utf-8"))
+        config["base_model_name_or_path"] = base_model
+        (unfinished / ADAPTER_FILES[0]).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        shutil.copyfile(checkpoint / ADAPTER_FILES[1], unfinished / ADAPTER_FILES[1])
+        (unfinished / "thresher.json").write_text(json.dumps(details, indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def whole_directory(destination: Path) -> Iterator[Path]:
+    """A directory to write to, whose files are in the new or empty destination after the block, or not at all.
+
+    Raises ExportError if the destination holds something, before the block, or if the disk refuses.
+    """
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         raise ExportError(
             f"expected an empty or new directory to export to, got {destination}, which holds something; "
@@ -41,17 +56,15 @@ def export_adapter(checkpoint: Path, destination: Path, *, base_model: str, deta
     unfinished = (destination if destination.exists() else destination.absolute().parent) / f".{uuid.uuid4().hex}"
     try:
         unfinished.mkdir(parents=True)
-        config = json.loads((checkpoint / ADAPTER_FILES[0]).read_text(encoding="utf-8"))
-        config["base_model_name_or_path"] = base_model
-        (unfinished / ADAPTER_FILES[0]).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        shutil.copyfile(checkpoint / ADAPTER_FILES[1], unfinished / ADAPTER_FILES[1])
-        (unfinished / "thresher.json").write_text(json.dumps(details, indent=2) + "\n", encoding="utf-8")
+        yield unfinished
         if destination.exists():
             for file in unfinished.iterdir():
                 file.replace(destination / file.name)
         else:
             unfinished.replace(destination)
     except OSError as error:
-        raise ExportError(f"expected to write to {destination}, got: {error.strerror}; choose another place") from error
+        raise ExportError(
+            f"expected to write to {destination}, got: {error.strerror or error}; choose another place"
+        ) from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

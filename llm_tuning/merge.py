@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
-import uuid
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from llm_tuning.base_model import load_model, load_tokenizer
-from llm_tuning.export import ExportError, export_adapter
+from llm_tuning.export import export_adapter, whole_directory
 
 
 def export_merged(
@@ -43,15 +41,7 @@ def export_merged(
         ExportError: the checkpoint is not there, or the destination holds something else or cannot be written.
         BaseModelError: the base model or the tokenizer cannot be loaded.
     """
-    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
-        raise ExportError(  # here, and not after minutes of loading
-            f"expected an empty or new directory to export to, got {destination}, which holds something; "
-            "choose another, or remove it"
-        )
-    # Beside the destination, or inside if it is there already: it may be a disk of its own, or where a shell stands.
-    unfinished = (destination if destination.exists() else destination.absolute().parent) / f".{uuid.uuid4().hex}"
-    try:
-        unfinished.mkdir(parents=True)
+    with whole_directory(destination) as unfinished:  # refuses the destination now, not after minutes of loading
         with tempfile.TemporaryDirectory(dir=unfinished) as directory:
             adapter = Path(directory) / "adapter"
             export_adapter(checkpoint, adapter, base_model=base_model, details=details)
@@ -59,17 +49,6 @@ def export_merged(
         model.save_pretrained(str(unfinished))
         load_tokenizer(tokenizer_directory, trust_remote_code=trust_remote_code).save_pretrained(str(unfinished))
         (unfinished / "thresher.json").write_text(json.dumps(details, indent=2) + "\n", encoding="utf-8")
-        if destination.exists():
-            for file in unfinished.iterdir():
-                file.replace(destination / file.name)
-        else:
-            unfinished.replace(destination)
-    except OSError as error:
-        raise ExportError(
-            f"expected to write to {destination}, got: {error.strerror or error}; choose another place"
-        ) from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _merged(model_directory: Path, adapter: Path, dtype: str, trust_remote_code: bool) -> Any:

@@ -13,7 +13,7 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final, final
+from typing import Any, Final, final
 
 from search_spaces.domains import Choice, Domain, Int, Params, SpaceError, is_number, shown
 from search_spaces.suggestion import suggest
@@ -62,77 +62,61 @@ class Ordered:
 
     def holds(self, params: Params, tolerance: float = TOLERANCE) -> bool:
         """Whether the rule holds for these parameters, up to the tolerance."""
-        numbers: list[Any] = [params[name] for name in self.names if name in params]
+        numbers = _existing(self.names, params)
         return all(a <= b or a - b <= tolerance * max(abs(a), abs(b)) for a, b in itertools.pairwise(numbers))
 
 
+@final
 @dataclass(frozen=True, slots=True)
-class _Bounded:
-    """What some numbers come to lies from `low` to `high`, both included; None is no bound."""
+class Product:
+    """The product of the numbers lies from `low` to `high`, both included; None is no bound."""
 
     names: tuple[str, ...]
     low: float | None = None
     high: float | None = None
-    sign: ClassVar[str]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "names", _names(self, self.names, 1))
         _check_bounds(self, self.low, self.high)
 
     def __str__(self) -> str:
-        return _between(self.low, f" {self.sign} ".join(self.names), self.high)
+        return _between(self.low, " * ".join(self.names), self.high)
 
     def holds(self, params: Params, tolerance: float = TOLERANCE) -> bool:
         """Whether the rule holds for these parameters, up to the tolerance unless all are integers."""
-        numbers: list[Any] = [params[name] for name in self.names if name in params]
+        numbers = _existing(self.names, params)
         if not numbers:
             return True
-        if all(type(number) is int for number in numbers):
-            return _within(self._whole(numbers), self.low, self.high, 0.0)
-        return _within(self._real(numbers), self.low, self.high, tolerance * self._size(numbers))
-
-    def _whole(self, numbers: list[int]) -> int:
-        """What integers come to."""
-        raise NotImplementedError
-
-    def _real(self, numbers: list[float]) -> float:
-        """What numbers come to, rounded."""
-        raise NotImplementedError
-
-    def _size(self, numbers: list[float]) -> float:
-        """What the tolerance is relative to."""
-        return max(abs(self.low or 0.0), abs(self.high or 0.0))
+        if _are_integers(numbers):
+            return _within(math.prod(numbers), self.low, self.high, 0.0)
+        product = 0.0 if 0 in numbers else math.prod(map(float, numbers))
+        return _within(product, self.low, self.high, tolerance * _largest(self.low, self.high))
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Product(_Bounded):
-    """The product of the numbers lies from `low` to `high`, both included; None is no bound."""
-
-    sign: ClassVar[str] = "*"
-
-    def _whole(self, numbers: list[int]) -> int:
-        return math.prod(numbers)
-
-    def _real(self, numbers: list[float]) -> float:
-        return 0.0 if 0 in numbers else math.prod(map(float, numbers))
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Sum(_Bounded):
+class Sum:
     """The sum of the numbers lies from `low` to `high`, both included; None is no bound."""
 
-    sign: ClassVar[str] = "+"
+    names: tuple[str, ...]
+    low: float | None = None
+    high: float | None = None
 
-    def _whole(self, numbers: list[int]) -> int:
-        return sum(numbers)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", _names(self, self.names, 1))
+        _check_bounds(self, self.low, self.high)
 
-    def _real(self, numbers: list[float]) -> float:
-        return exact_sum(numbers)
+    def __str__(self) -> str:
+        return _between(self.low, " + ".join(self.names), self.high)
 
-    def _size(self, numbers: list[float]) -> float:
-        return max(abs(self.low or 0.0), abs(self.high or 0.0), *(abs(float(number)) for number in numbers))
+    def holds(self, params: Params, tolerance: float = TOLERANCE) -> bool:
+        """Whether the rule holds for these parameters, up to the tolerance unless all are integers."""
+        numbers = _existing(self.names, params)
+        if not numbers:
+            return True
+        if _are_integers(numbers):
+            return _within(sum(numbers), self.low, self.high, 0.0)
+        return _within(exact_sum(numbers), self.low, self.high, tolerance * _largest(self.low, self.high, *numbers))
 
 
 Rule = Divides | Ordered | Product | Sum
@@ -179,7 +163,7 @@ def _check_domain(rule: Rule, name: str, domain: Domain) -> None:
         raise SpaceError(f"rule {str(rule)!r}: expected numbers for {name}, got {domain}; use numbers")
 
 
-def _names(rule: Ordered | _Bounded, names: object, least: int) -> tuple[str, ...]:
+def _names(rule: Ordered | Product | Sum, names: object, least: int) -> tuple[str, ...]:
     kind = type(rule).__name__
     if not isinstance(names, tuple | list) or not all(isinstance(name, str) for name in names):
         raise SpaceError(f"{kind}: expected a list of names, got {shown(names)}; write them as [a, b]")
@@ -188,7 +172,7 @@ def _names(rule: Ordered | _Bounded, names: object, least: int) -> tuple[str, ..
     return tuple(names)
 
 
-def _check_bounds(rule: _Bounded, low: object, high: object) -> None:
+def _check_bounds(rule: Product | Sum, low: object, high: object) -> None:
     kind = type(rule).__name__
     for bound in (low, high):
         if bound is not None and not (is_number(bound) and abs(bound) <= 1e300):
@@ -197,6 +181,20 @@ def _check_bounds(rule: _Bounded, low: object, high: object) -> None:
         raise SpaceError(f"{kind}: expected low, high or both, got neither; give the rule a bound")
     if low is not None and high is not None and low > high:  # type: ignore[operator]
         raise SpaceError(f"{kind}: expected low <= high, got low={low!r} and high={high!r}; swap them")
+
+
+def _existing(names: Iterable[str], params: Params) -> list[Any]:
+    """The numbers of the parameters that exist."""
+    return [params[name] for name in names if name in params]
+
+
+def _are_integers(numbers: Iterable[Any]) -> bool:
+    return all(type(number) is int for number in numbers)
+
+
+def _largest(*numbers: float | None) -> float:
+    """What the tolerance is relative to: the largest magnitude, None left out."""
+    return max(abs(float(number)) for number in numbers if number is not None)
 
 
 def _within(number: float, low: float | None, high: float | None, slack: float) -> bool:

@@ -17,11 +17,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import BinaryIO
 
 from controller.executors.channel import Channel
 from controller.executors.launched import describe_exit
-from controller.executors.supervisor import log_tail
+from controller.executors.supervisor import log_tail, open_log
 from controller.executors.wire import job_to_json, message_from_json
 from controller.executors.world import given_devices
 from controller.task import Task
@@ -159,7 +158,7 @@ class ProcessExecutor:
 
     def _spawn(self, worker: _Worker) -> None:
         ours, theirs = socket.socketpair()
-        with contextlib.ExitStack() as undo, theirs, _open_log(worker.log) as output:
+        with contextlib.ExitStack() as undo, theirs, open_log(worker.log) as output:
             undo.callback(ours.close)
             worker.process = subprocess.Popen(
                 [*WORKER_COMMAND, str(theirs.fileno())],
@@ -287,15 +286,6 @@ def _feed(process: subprocess.Popen[bytes], task: bytes) -> None:
     assert process.stdin is not None
     with contextlib.suppress(OSError), process.stdin as pipe:  # a worker that died early is noticed elsewhere
         pipe.write(task)
-
-
-def _open_log(path: Path) -> BinaryIO:
-    """The log, opened to append; the null device if the disk refuses, since a log must not stop a study."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("ab")
-    except OSError:
-        return open(os.devnull, "ab")
 
 
 def visible_devices() -> tuple[str, ...]:

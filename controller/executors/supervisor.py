@@ -113,7 +113,7 @@ class _Supervisor:
         # 30 times slower beside two busy processes, against 9 % lost on a quiet machine.
         env.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         self._log = Path(log)
-        with theirs, _open_log(self._log) as output:
+        with theirs, open_log(self._log) as output:
             self._child = subprocess.Popen(
                 [*self._command, str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
@@ -158,7 +158,7 @@ def log_tail(path: Path) -> str:
         return stream.read().decode(errors="replace").strip()
 
 
-def _open_log(path: Path) -> BinaryIO:
+def open_log(path: Path) -> BinaryIO:
     """The log, opened to append; the null device if the disk refuses, since a log must not stop a study."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
