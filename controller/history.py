@@ -110,6 +110,7 @@ class History:
         failures: the failures that ended a job for good, tests and repeats included.
         spent: what each stage has cost: the search, the repeats of finalists, the tests.
         sessions: how often a process took the study up.
+        results: (trial id, rung) of the measurements of the search, in the order of their reports.
     """
 
     def __init__(self, *, seed: int, objectives: Sequence[Objective], horizon: int) -> None:
@@ -128,6 +129,7 @@ class History:
         self.tests: list[Job] = []
         self.spent: dict[Stage, Spent] = {"search": Spent(), "repeats": Spent(), "tests": Spent()}
         self.sessions = 0
+        self.results: list[tuple[int, int]] = []
         self.notes: list[Noted] = []
         self.queue: list[Params] = []
         self.queue_taken = 0
@@ -316,6 +318,8 @@ class History:
         trial.reports[job.to_budget] = report
         loss = self.objectives[0].loss(report.metrics)
         self._losses[trial.trial_id, job.to_budget] = loss
+        if trial.repeat_of is None:
+            self.results.append((trial.trial_id, job.to_budget))
         entry = (loss, trial.trial_id)
         for rung in self._rungs_of(trial, job.to_budget):
             insort(rung.ranking, entry)
