@@ -31,7 +31,7 @@ from thresher.functions import FunctionObjective, ObjectiveError
 from thresher.notebook import study_html
 from thresher.results import Best, Snapshot, StudyError, read_study, searched_space
 from thresher.session import Session, Settings
-from thresher.strategies import uses_rungs
+from thresher.strategies import ladder, resolve, uses_rungs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,7 +85,8 @@ class Study:
             takes it; without a function the default is 1.
         min_budget: the lowest rung, at which trials are compared first; by default a ninth of `budget`.
         reduction_factor: from rung to rung the best of this many go on.
-        strategy: "auto", "random", "asha", "evolution" or "evolution-asha" (see make_strategy), or a Strategy.
+        strategy: "auto", "tpe", "hyperband", ... (a word of make_strategy), or a Strategy, such as Composed makes of a
+            sampler and a scheduler.
         default: a configuration to try first, as the yardstick.
         finalists: how many of the best are trained again with other seeds after the search, and trial 0 with them.
             The best is then the one with the best mean over its repeats.
@@ -129,7 +130,7 @@ class Study:
         settings = Settings(
             space=whole,
             objective=Objective(metric, direction),
-            budgets=_rungs(function, strategy, budget, min_budget, reduction_factor),
+            budgets=_ladder(whole, strategy, trials, _rungs(function, strategy, budget, min_budget, reduction_factor)),
             strategy=strategy,
             max_trials=trials,
             seed=seed,
@@ -441,6 +442,13 @@ def space_of(space: SpaceLike) -> Space:
 def plain_params(params: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters with the scalars of numpy, as a row of `trials` has them, made plain numbers."""
     return {name: value.item() if isinstance(value, np.generic) else value for name, value in params.items()}
+
+
+def _ladder(space: Space, strategy: str | Strategy, trials: int, budgets: tuple[int, ...]) -> tuple[int, ...]:
+    """The rungs that a strategy works on: those of a word may be finer than what it is given."""
+    if not isinstance(strategy, str):
+        return budgets
+    return ladder(resolve(strategy, space, budgets, trials), budgets)
 
 
 def _rungs(

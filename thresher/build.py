@@ -8,12 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from controller.finalists import Finalists
-from controller.samplers.evolution import EvolutionSampler
-from controller.samplers.random import RandomSampler
-from controller.schedulers.asha import ASHA
-from controller.schedulers.full_budget import FullBudget
-from controller.schedulers.rungs import geometric_rungs
-from controller.strategy import Composed, Sampler, Scheduler, Strategy
+from controller.strategy import Strategy
 from controller.trial import Objective
 from llm_tuning.base_model import context_length
 from llm_tuning.recipe import RECIPE_DEFAULTS, FineTuningSpec
@@ -21,17 +16,9 @@ from nas.architecture import Architecture, ArchitectureError
 from search_spaces.domains import Choice, ParamValue
 from search_spaces.families import FamilyError, find_family
 from search_spaces.space import Space, SpaceError
-from thresher.config import (
-    AshaConfig,
-    ConfigError,
-    EvolutionConfig,
-    FullBudgetConfig,
-    RandomConfig,
-    SearchConfig,
-    StudyConfig,
-)
+from thresher.config import ConfigError, StudyConfig
+from thresher.searching import Ladder, ladders, make_search
 from thresher.space_section import check_domains, merge_space, nearest
-from thresher.strategies import uses_rungs
 
 MIN_BATCHES_PER_RUNG: Final = 8
 MAX_AUTO_BUDGET: Final = 50_000
@@ -99,13 +86,16 @@ def build_plan(config: StudyConfig, model_config: Mapping[str, Any], rows: Mappi
     budgets = rung_budgets(config, rows["train"], largest_batch)
     if config.search.budget is None:
         notes.append(f"search.budget: {budgets[-1]} examples a full training, from {rows['train']} training rows")
+    search, budgets = make_search(
+        config.search, space, budgets, config.objectives, keep=config.finalists.count, notes=notes
+    )
     finalists = Finalists(config.finalists.count, config.finalists.repeats, test="test" in rows)
     return Plan(
         space=space,
         defaults=defaults,
         default_params=_default_params(space, defaults),
         budgets=budgets,
-        search=Composed(_sampler(config, space), _scheduler(config, budgets)),
+        search=search,
         finalists=finalists,
         objectives=config.objectives,
         lora_targets=family.lora_targets,
@@ -115,48 +105,42 @@ def build_plan(config: StudyConfig, model_config: Mapping[str, Any], rows: Mappi
 
 
 def rung_budgets(config: StudyConfig, train_rows: int, largest_batch: int) -> tuple[int, ...]:
-    """The rungs of a config's search, lowest first.
+    """The rungs of a config's search, lowest first; freeze-thaw refines them.
 
     Without `search.budget` the last is an epoch, as long as that is no more than MAX_AUTO_BUDGET and leaves
     the lowest rung MIN_BATCHES_PER_RUNG of the largest batches.
 
     Raises ConfigError if they cannot be laid out, or are so small that a few batches decide.
     """
-    search, scheduler = config.search, scheduler_config(config.search)
-    factor = scheduler.reduction_factor if isinstance(scheduler, AshaConfig) else 1
+    parts = list(ladders(config.search))
     least = MIN_BATCHES_PER_RUNG * largest_batch
-    budget = search.budget
+    budget = config.search.budget
     if budget is None:
-        lowest = scheduler.min_budget if isinstance(scheduler, AshaConfig) else None
-        budget = max(min(train_rows, MAX_AUTO_BUDGET), least * factor**2, lowest or 0)
-    if not isinstance(scheduler, AshaConfig):
-        budgets: tuple[int, ...] = (budget,)
-    else:
+        needed = max(ladder.least_budget(least) for _, ladder in parts)
+        budget = max(min(train_rows, MAX_AUTO_BUDGET), needed)
+    found: set[int] = set()
+    for place, ladder in parts:
         try:
-            budgets = geometric_rungs(scheduler.min_budget or max(1, budget // factor**2), budget, factor)
+            found.update(ladder.rungs(budget, least))
         except ValueError as error:
-            raise ConfigError(f"search.scheduler: {error}") from error
+            raise ConfigError(f"{place}: {error}") from error
+    budgets = tuple(sorted(found))
     if budgets[0] < least:
         raise ConfigError(
             f"search: expected a lowest rung of at least {least} training examples ({MIN_BATCHES_PER_RUNG} of the "
             f"largest batches, {largest_batch}), got {budgets[0]} (rungs {', '.join(map(str, budgets))}); raise "
-            "search.budget or search.scheduler.min_budget, or take smaller batches"
+            f"search.budget or {_lowest_setting(parts[0])}, or take smaller batches"
         )
     return budgets
 
 
-def sampler_config(search: SearchConfig) -> RandomConfig | EvolutionConfig:
-    """Which configurations are tried: as the config says, else by the kind of search."""
-    if search.sampler is not None:
-        return search.sampler
-    return RandomConfig(kind="random") if search.kind in ("random", "asha") else EvolutionConfig(kind="evolution")
-
-
-def scheduler_config(search: SearchConfig) -> AshaConfig | FullBudgetConfig:
-    """How far each is trained: as the config says, else by the kind of search."""
-    if search.scheduler is not None:
-        return search.scheduler
-    return AshaConfig(kind="asha") if uses_rungs(search.kind) else FullBudgetConfig(kind="full")
+def _lowest_setting(part: tuple[str, Ladder]) -> str:
+    """Where the lowest rung is set."""
+    place, ladder = part
+    if place == "search":
+        return "search.strategy" + (" (kind pbt, every)" if ladder.even else ".min_budget")
+    place = f"{place}.scheduler" if place.startswith("search.strategy.") else place
+    return f"{place}.{'every' if ladder.even else 'min_budget'}"
 
 
 def worker_task(config: StudyConfig, plan: Plan, model_directory: Path) -> dict[str, Any]:
@@ -270,36 +254,6 @@ def _architecture(model_config: Mapping[str, Any], notes: list[str]) -> Architec
     except ArchitectureError as error:
         notes.append(f"memory and disk are not estimated for this model: {error}")
         return None
-
-
-def _sampler(config: StudyConfig, space: Space) -> Sampler:
-    sampler = sampler_config(config.search)
-    if not isinstance(sampler, EvolutionConfig):
-        return RandomSampler(space)
-    try:
-        return EvolutionSampler(
-            space,
-            sampler.population_size,
-            sampler.tournament_size,
-            sampler.crossover_probability,
-            sampler.random_probability,
-        )
-    except ValueError as error:
-        raise ConfigError(f"search.sampler: {error}") from error
-
-
-def _scheduler(config: StudyConfig, budgets: tuple[int, ...]) -> Scheduler:
-    keep = config.finalists.count
-    scheduler = scheduler_config(config.search)
-    if not isinstance(scheduler, AshaConfig):
-        return FullBudget(config.search.trials, keep=keep)
-    return ASHA(
-        budgets,
-        max_trials=config.search.trials,
-        reduction_factor=scheduler.reduction_factor,
-        cap_promotions=scheduler.cap_promotions,
-        keep=keep,
-    )
 
 
 def _highest(space: Space, defaults: Mapping[str, ParamValue], name: str) -> float:

@@ -9,10 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeGuard
 
 from pydantic import (
-    AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PlainValidator,
     ValidationError,
@@ -24,9 +21,15 @@ from pydantic_core import PydanticCustomError
 from controller.limits import Limits
 from controller.trial import Direction, Objective
 from llm_tuning.recipe import RECIPE_DEFAULTS
-from search_spaces.domains import ParamValue, is_scientific
+from search_spaces.domains import ParamValue
 from thresher.config_errors import describe_errors
+from thresher.config_types import ConfigSection, Integer, Number, UserPath, expanded
 from thresher.overrides import OverrideError, apply_overrides
+from thresher.search_section import AshaConfig as AshaConfig
+from thresher.search_section import EvolutionConfig as EvolutionConfig
+from thresher.search_section import FullBudgetConfig as FullBudgetConfig
+from thresher.search_section import Own, Sampler, Scheduler, WarmStartConfig, wrong_search
+from thresher.search_section import RandomConfig as RandomConfig
 from thresher.space_section import normal_form, refusal, wrong_space
 from thresher.strategies import SearchKind
 from thresher.yaml_file import YamlError, read_yaml
@@ -54,29 +57,6 @@ class ConfigError(ValueError):
 def _yaml_word(value: object) -> object:
     """YAML reads the word `no` as False."""
     return "no" if value is False else value
-
-
-def _yaml_number(value: object) -> object:
-    """YAML reads 1e4 as a string, and yes as True, which pydantic would take for 1."""
-    if isinstance(value, bool):
-        raise PydanticCustomError("bool_for_number", "Input should be a number")
-    if isinstance(value, str) and is_scientific(value):
-        return float(value)
-    return value
-
-
-def _named(value: object) -> object:
-    """An empty path would be the directory that the command is started in."""
-    if value == "":
-        raise PydanticCustomError("empty_path", "a path")
-    return value
-
-
-def _expanded(path: Path) -> Path:
-    try:
-        return path.expanduser()
-    except RuntimeError as error:
-        raise PydanticCustomError("no_home", "a path in a home that exists") from error
 
 
 def _as_list(value: object) -> object:
@@ -115,17 +95,10 @@ def _plain_value(value: object) -> ParamValue:
     raise PydanticCustomError("no_plain_value", "a finite number, a word, true or false, under a name like lora.rank")
 
 
-Integer = Annotated[int, BeforeValidator(_yaml_number)]
-Number = Annotated[float, BeforeValidator(_yaml_number)]
-UserPath = Annotated[Path, BeforeValidator(_named), AfterValidator(_expanded)]
 HyperparameterValue = Annotated[ParamValue, PlainValidator(_plain_value)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class ModelConfig(_Section):
+class ModelConfig(ConfigSection):
     """Which model is tuned. A text alone is its name."""
 
     name: str = Field(description="hub id, local directory, .gguf file, or package:file.gguf", min_length=1)
@@ -140,7 +113,7 @@ class ModelConfig(_Section):
         return {"name": value} if isinstance(value, str) else value
 
 
-class SplitConfig(_Section):
+class SplitConfig(ConfigSection):
     """Which shares of `train` are held out where no file is given for them."""
 
     validation: Number = Field(default=0.1, gt=0, lt=1, description="share of the rows, unless `validation` is given")
@@ -149,7 +122,7 @@ class SplitConfig(_Section):
     )
 
 
-class DataConfig(_Section):
+class DataConfig(ConfigSection):
     """What it is tuned on. A text alone is the source of all splits."""
 
     train: str = Field(
@@ -185,46 +158,14 @@ class DataConfig(_Section):
     @field_validator("train", "validation", "test")
     @classmethod
     def _home(cls, value: str | None) -> str | None:
-        return str(_expanded(Path(value))) if value is not None and value.startswith("~") else value
+        return str(expanded(Path(value))) if value is not None and value.startswith("~") else value
 
 
-class RandomConfig(_Section):
-    """Independent draws."""
-
-    kind: Literal["random"]
-
-
-class EvolutionConfig(_Section):
-    """Regularised evolution."""
-
-    kind: Literal["evolution"]
-    population_size: Integer = Field(default=16, ge=2, description="how many of the latest trials are parents")
-    tournament_size: Integer = Field(default=4, ge=1, description="the best of so many drawn is a parent")
-    crossover_probability: Number = Field(default=0.5, ge=0, le=1, description="of two parents instead of one")
-    random_probability: Number = Field(default=0.1, ge=0, le=1, description="of a draw without parents")
-
-
-class AshaConfig(_Section):
-    """Asynchronous successive halving by promotion."""
-
-    kind: Literal["asha"]
-    min_budget: Integer | None = Field(default=None, ge=1, description="lowest rung; default: budget / factor²")
-    reduction_factor: Integer = Field(default=3, ge=2, description="one in so many goes on to the next rung")
-    cap_promotions: bool = Field(default=False, description="promote no more than synchronous halving would")
-
-
-class FullBudgetConfig(_Section):
-    """Every trial gets the full budget."""
-
-    kind: Literal["full"]
-
-
-class SearchConfig(_Section):
+class SearchConfig(ConfigSection):
     """How the search goes, and how much it may cost. The finalists' repeats and tests come on top."""
 
     kind: SearchKind = Field(
-        default="auto",
-        description="auto: evolution-asha; random and evolution train every trial in full, asha draws at random",
+        default="auto", description="how trials are chosen and how far they are trained; auto: by the study, see below"
     )
     trials: Integer = Field(default=20, ge=1, description="how many configurations are tried, at most")
     budget: Integer | None = Field(
@@ -233,16 +174,19 @@ class SearchConfig(_Section):
     max_examples: Integer | None = Field(default=None, ge=1, description="training examples of all trials together")
     max_hours: Number | None = Field(default=None, gt=0, description="wall-clock hours, added up over restarts")
     max_gpu_hours: Number | None = Field(default=None, gt=0, description="hours of all devices together")
-    sampler: Annotated[RandomConfig | EvolutionConfig, Field(discriminator="kind")] | None = Field(
+    sampler: Sampler | None = Field(
         default=None, description="which configurations are tried; default: by `search.kind`"
     )
-    scheduler: Annotated[AshaConfig | FullBudgetConfig, Field(discriminator="kind")] | None = Field(
-        default=None, description="how far each is trained; default: by `search.kind`"
+    scheduler: Scheduler | None = Field(default=None, description="how far each is trained; default: by `search.kind`")
+    strategy: Own | None = Field(default=None, description="in place of kind, sampler and scheduler")
+    warm_start: WarmStartConfig | None = Field(default=None, description="earlier studies to learn from")
+    end_early: bool = Field(
+        default=False, description="end the search when another trial is expected to bring less than the noise"
     )
     seed: Integer = Field(default=0, ge=0, lt=2**31, description="of everything random in the study")
 
 
-class ObjectiveConfig(_Section):
+class ObjectiveConfig(ConfigSection):
     """What is optimised. A text alone is the metric."""
 
     metric: Metric = Field(
@@ -262,14 +206,14 @@ class ObjectiveConfig(_Section):
         return {**value, "direction": DIRECTIONS.get(metric, "minimize") if isinstance(metric, str) else "minimize"}
 
 
-class FinalistsConfig(_Section):
+class FinalistsConfig(ConfigSection):
     """What happens after the search."""
 
     count: Integer = Field(default=3, ge=1, description="how many of the best trials; the default always joins them")
     repeats: Integer = Field(default=2, ge=0, description="further seeds of each finalist and of the default")
 
 
-class ResourcesConfig(_Section):
+class ResourcesConfig(ConfigSection):
     """What a worker has, and how patient we are with it."""
 
     gpus_per_trial: Integer = Field(default=1, ge=1, description="launched processes that train one trial together")
@@ -285,7 +229,7 @@ class ResourcesConfig(_Section):
     max_checkpoint_gb: Number | None = Field(default=None, gt=0, description="refuse to start if it may need more")
 
 
-class OutputConfig(_Section):
+class OutputConfig(ConfigSection):
     """Where results go."""
 
     directory: UserPath = Field(default=Path("runs"), description="of this study; default: runs/<model>-<data>")
@@ -301,7 +245,7 @@ class OutputConfig(_Section):
         return tuple(dict.fromkeys(value))
 
 
-class StudyConfig(_Section):
+class StudyConfig(ConfigSection):
     """A whole study."""
 
     model: ModelConfig
@@ -408,6 +352,7 @@ def parse_config(data: object) -> StudyConfig:
         config = StudyConfig.model_validate(data)
     except ValidationError as error:
         raise ConfigError("\n".join([*describe_errors(error, StudyConfig), *wrong])) from error
+    wrong += wrong_search(config.search)
     if wrong:
         raise ConfigError("\n".join(wrong))
     return config

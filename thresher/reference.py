@@ -56,12 +56,36 @@ This page is generated from the code: `python scripts/make_config_reference.py`.
 """
 
 _SEARCH_KINDS: Final = """\
-The kinds of search: `random` and `evolution` train every trial to the full budget; `asha` (random draws) and
-`evolution-asha` train all to a first rung, and the best on to the next. `auto` is `evolution-asha`. `sampler` and
-`scheduler` set the two parts by themselves, with the keys below. Without `budget` a full training is an epoch of the
-training data, at most 50,000 examples. The lowest rung must hold at least eight of the largest batches: fewer steps say
-nothing about a configuration. A limit (`max_examples`, `max_hours`, `max_gpu_hours`) ends the search, whose finalists
-are then repeated and tested without limit.
+The kinds of search:
+
+- Every trial is trained in full: `random`, `grid`, `sobol`, `evolution`, `nsga2` (several objectives), `tpe`, `gp`
+  (Gaussian process), `de` (differential evolution), `cma-es`.
+- All are trained to a first rung, and the best on to the next: `asha`, `successive-halving`, `hyperband`,
+  `async-hyperband`, `median` (stopping rule) and `mo-asha` (several objectives) with random draws; `grid-asha`,
+  `evolution-asha`, `tpe-asha`; `bohb` (`tpe` with Hyperband), `priorband` (the priors of the space with Hyperband).
+- Strategies of their own: `dehb`, `pbt` (population-based training) and `freeze-thaw`.
+
+`auto` is `grid-asha` where the space has no more assignments than there are trials, else `freeze-thaw`; from 2,000
+trials on `tpe-asha`, from 20,000 on `evolution-asha`. Where there is but one rung it is `grid`, `gp`, `tpe` or
+`evolution`. `thresher plan` says which and why.
+
+`sampler` and `scheduler` set the two parts by themselves, with the keys below; with `auto`, the part that is left out
+is `tpe` or `asha`. `strategy` sets a strategy of its own, with its options, in place of `kind`, `sampler` and
+`scheduler`. `warm_start` goes with a sampler; with `auto` it chooses one that has it.
+
+Without `budget` a full training is an epoch of the training data, at most 50,000 examples. The lowest rung must hold at
+least eight of the largest batches: fewer steps say nothing about a configuration. A limit (`max_examples`, `max_hours`,
+`max_gpu_hours`) ends the search, whose finalists are then repeated and tested without limit.
+
+```text
+search: {trials: 30}                                                    # auto
+search: {trials: 30, kind: bohb}                                        # a kind by its name
+search: {trials: 30, sampler: {kind: gp, constraints: [{metric: token_accuracy, at_least: 0.5}]}}
+search: {trials: 30, sampler: {kind: tpe}, scheduler: {kind: hyperband, reduction_factor: 4}}
+search: {trials: 30, kind: tpe-asha, warm_start: {runs: [runs/first, runs/second]}}
+search: {trials: 8, strategy: {kind: pbt, every: 1000}}
+search: {trials: 30, strategy: {kind: coarse-to-fine, first: {sampler: {kind: sobol}}, second: {sampler: {kind: gp}}}}
+```
 """
 
 _SPACE: Final = f"""\
@@ -183,7 +207,7 @@ def _sections(schema: Schema) -> Iterator[str]:
         yield f"## `{name}`\n\n{_sentence(section['description'])}\n\n{_keys(schema, section)}"
         if name == "search":
             yield _SEARCH_KINDS
-            for part in ("sampler", "scheduler"):
+            for part in ("sampler", "scheduler", "strategy"):
                 for member in _members(schema, section["properties"][part]):
                     kind = member["properties"]["kind"]["const"]
                     table = _keys(schema, member) if len(member["properties"]) > 1 else "No further keys.\n"
@@ -205,7 +229,7 @@ def _keys(schema: Schema, section: Schema) -> str:
 
 
 def _row(schema: Schema, section: Schema, key: str, field: Schema) -> tuple[str, ...]:
-    required = key in section.get("required", ())
+    required = key.rpartition(".")[2] in section.get("required", ())
     default = "*required*" if required else _code(field.get("default", {}))
     if field.get("format") == "path":
         default = ""  # made from other keys, as the description says
@@ -233,7 +257,8 @@ def _formats() -> str:
 
 def _section(schema: Schema, entry: Schema) -> Schema | None:
     """The section that a key or the items of its list are, if they are one."""
-    reference = entry.get("$ref") or entry.get("items", {}).get("$ref")
+    forms = [entry, entry.get("items", {}), *entry.get("anyOf", ())]
+    reference = next((form["$ref"] for form in forms if "$ref" in form), None)
     return None if reference is None else _resolved(schema, reference)
 
 

@@ -7,11 +7,19 @@ import shutil
 import sys
 from pathlib import Path
 
+from controller.schedulers.asha import ASHA
+from controller.schedulers.async_hyperband import AsyncHyperband
+from controller.schedulers.full_budget import FullBudget
+from controller.schedulers.hyperband import Hyperband
+from controller.schedulers.mo_asha import MOASHA
+from controller.schedulers.successive_halving import SuccessiveHalving
+from controller.strategies.early_end import EarlyEnd
+from controller.strategy import Composed
 from llm_tuning.data import PreparedData
 from nas.cost import LoraTraining, checkpoint_bytes, linear_shapes, training_memory_bytes
 from nas.layers import layers_named
-from thresher.build import Plan, possible_values, scheduler_config
-from thresher.config import AshaConfig, ConfigError, StudyConfig
+from thresher.build import Plan, possible_values
+from thresher.config import ConfigError, StudyConfig
 
 CGROUP = Path("/sys/fs/cgroup")
 GIGABYTE = 1e9
@@ -86,13 +94,17 @@ def max_checkpoints(config: StudyConfig, plan: Plan) -> int:
     A trial has one of each rung that it reached; those of trials that cannot be promoted any more are deleted.
     """
     count = (config.finalists.count + 1) * (len(plan.budgets) + config.finalists.repeats)
-    scheduler = scheduler_config(config.search)
-    if isinstance(scheduler, AshaConfig):
+    search = plan.search.strategy if isinstance(plan.search, EarlyEnd) else plan.search
+    scheduler = search.scheduler if isinstance(search, Composed) else search
+    if isinstance(scheduler, FullBudget):
+        return count
+    if isinstance(scheduler, ASHA | AsyncHyperband | SuccessiveHalving | Hyperband | MOASHA):
         promotable = config.search.trials
         for reached in range(1, len(plan.budgets)):
             promotable //= scheduler.reduction_factor
             count += reached * max(1, promotable)
-    return count
+        return count
+    return count + config.search.trials * (len(plan.budgets) - 1)  # any may go on until the end
 
 
 def available_cores() -> int:

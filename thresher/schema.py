@@ -54,6 +54,8 @@ def config_schema() -> Schema:
     output = sections["OutputConfig"]["properties"]
     output["directory"] = _or_null({**output["directory"], "minLength": 1})
     output["trackers"] = _alone_or(output["trackers"], output["trackers"]["items"])
+    warm_start = sections["WarmStartConfig"]["properties"]
+    warm_start["runs"] = _alone_or(warm_start["runs"], {**warm_start["runs"]["items"], "minLength": 1})
     for owner, names in ((root, OPTIONAL_SECTIONS), (sections["DataConfig"]["properties"], OPTIONAL_DATA_SECTIONS)):
         for name in names:
             section = sections.get(owner[name].get("$ref", "").removeprefix("#/$defs/"), owner[name])

@@ -16,13 +16,15 @@ from controller.history import History
 from controller.samplers.sobol import SobolSampler
 from controller.schedulers.brackets import checked_ladder
 from controller.schedulers.last_resort import last_resort
-from controller.strategy import Decision, Done, Resume, Sampler, Start, Wait
+from controller.schedulers.rungs import coarse_rungs
+from controller.schedulers.successive_halving import SuccessiveHalving
+from controller.strategy import Decision, Done, Resume, Sampler, Start, StartNew, Wait
 from controller.surrogates.acquisition import log_expected_improvement
 from controller.surrogates.candidates import around, spread
 from controller.surrogates.curve_data import CurveData, curve_targets, place_of
 from controller.surrogates.curves import CurveProcess
 from controller.surrogates.novelty import log_novelty
-from search_spaces.space import Params, Space
+from search_spaces.space import Space
 
 Floats = npt.NDArray[np.float64]
 
@@ -36,13 +38,16 @@ _REDRAWS: Final = 20
 class FreezeThaw:
     """Trains the trial a little further that promises the largest improvement for what it still costs.
 
-    Every decision compares all paused trials with many configurations that were never tried. A surrogate of learning
-    curves (CurveProcess) predicts what each would reach at the full budget; the one with the highest expected
+    The first `num_startup` trials are a bracket of synchronous successive halving on rungs three times apart: a
+    surrogate that never saw the end of a curve cannot tell which beginnings promise one.
+
+    After that, every decision compares all paused trials with many configurations that were never tried. A surrogate of
+    learning curves (CurveProcess) predicts what each would reach at the full budget; the one with the highest expected
     improvement over the best loss so far, per budget that is left to train, gets the next rung. So a study begins with
     many short trainings, and goes on with the few whose curves promise most; a trial is never given up for good.
     In the spirit of Swersky et al. 2014 (arXiv:1406.3896), DyHPO (Wistuba et al. 2022, arXiv:2202.09774) and ifBO
-    (Rakotoarison et al. 2024, arXiv:2404.16795). Deviations: a closed-form kernel; the improvement is that at the full
-    budget, divided by the cost to get there.
+    (Rakotoarison et al. 2024, arXiv:2404.16795). Deviations: a closed-form kernel; a first bracket; the improvement is
+    that at the full budget, divided by the cost to get there.
 
     - Jobs at work count as if they had come out as expected.
     - A failed trial counts as the worst loss that was measured, at the rung where it failed.
@@ -57,7 +62,7 @@ class FreezeThaw:
         space: where the trials live.
         budgets: the rungs, strictly increasing; the last is the full budget. Fine ladders do well: see `fine_rungs`.
         max_trials: how many trials are started.
-        num_startup: how many trials start before the surrogate is asked.
+        num_startup: how many trials the first bracket starts.
         switch_cost: what resuming a trial costs, in budget.
         max_points: how many measurements the surrogate holds.
         novelty_weight: see above; 0 ignores repetitions.
@@ -75,7 +80,7 @@ class FreezeThaw:
         budgets: Sequence[int],
         *,
         max_trials: int,
-        num_startup: int = 3,
+        num_startup: int = 18,
         switch_cost: float = 0.0,
         max_points: int = 350,
         novelty_weight: float = 6.0,
@@ -103,6 +108,7 @@ class FreezeThaw:
         self.min_probability = min_probability
         self.keep = keep
         self.startup = SobolSampler(space) if startup is None else startup
+        self._halving = SuccessiveHalving(coarse_rungs(self.budgets), max_trials=min(num_startup, max_trials))
         self._data = CurveData(space)
         self._repetitions = _Repetitions()
         self._seen: tuple[History, tuple[int, ...], _View | None] | None = None
@@ -113,9 +119,15 @@ class FreezeThaw:
         queued = history.next_queued() if startable else None
         if queued is not None:
             return Start(queued, self.budgets[0], labels={"origin": "enqueued"}, enqueued=True)
+        if history.num_started() <= self._halving.max_trials:
+            first = self._halving.next(history)
+            if isinstance(first, StartNew):
+                return self._startup(history)
+            if isinstance(first, Resume) and first.trial_id in self._paused(history):
+                return first
         view = self._view(history)
-        if startable and (view is None or history.num_started() < self.num_startup):
-            return self._start(history, self._startup(history), "startup")
+        if startable and view is None:
+            return self._startup(history)
         if view is None:
             return self._end(history)
         new = self._newcomer(history, view) if startable else None
@@ -125,7 +137,7 @@ class FreezeThaw:
             if new is not None or not view.complete or self._promises(view, row):
                 return self._resume(history, int(view.paused[row]))
         elif new is not None:
-            return self._start(history, new[0], "curves")
+            return new[0]
         return self._end(history)
 
     def retain(self, history: History) -> set[int]:
@@ -171,18 +183,17 @@ class FreezeThaw:
             features.of(units[[job.trial_id for job in running]]),
             place_of([job.to_budget for job in running], history.horizon),
         )
-        known = np.unique(ids)
-        seen = set(known.tolist())
-        paused = np.array([one for one in self._paused(history) if one in seen], np.int64)
+        seen = dict.fromkeys(points.trial_ids[np.argsort(points.losses, kind="stable")].tolist())  # best loss first
+        held = set(ids.tolist())
+        paused = np.array([one for one in self._paused(history) if one in held], np.int64)
         at_work = self.budgets[-1] - np.array([history.trials[one].budget for one in paused], np.float64)
-        best = known[np.argsort(process.means(features.of(units[known]), np.ones(len(known))), kind="stable")]
         return _View(
             process,
             float(np.min(targets)),
             paused,
             features.of(units[paused]),
             at_work + self.switch_cost,
-            units[best[:_CENTRES]],
+            units[list(seen)[:_CENTRES]],
             bool(history.rung(self.budgets[-1]).arrivals),
         )
 
@@ -193,8 +204,8 @@ class FreezeThaw:
         means, deviations = view.process.predict(features, np.ones(len(features)))
         return log_expected_improvement(means, deviations, view.best) - np.log(costs)
 
-    def _newcomer(self, history: History, view: _View) -> tuple[Params, float]:
-        """The configuration to start next, and its score. Only what is likely to be new, and what the priors favour,
+    def _newcomer(self, history: History, view: _View) -> tuple[Start, float]:
+        """The trial to start next, and its score. Only what is likely to be new, and what the priors favour,
         competes."""
         rng = history.generator()
         units = np.concatenate([spread(self.space, rng), around(self.space, view.centres, rng)])
@@ -211,18 +222,16 @@ class FreezeThaw:
             params, scores = [params[place] for place in best], scores[best]
         for place in np.argsort(-scores, kind="stable"):
             if not history.was_tried(params[place]):
-                return params[place], float(scores[place])
+                return Start(params[place], self.budgets[0], labels={"origin": "curves"}), float(scores[place])
         return self._startup(history), float(scores[0])
 
-    def _startup(self, history: History) -> Params:
+    def _startup(self, history: History) -> Start:
+        """What the startup proposes, with its labels: by them Sobol's sequence knows which point is due."""
         for attempt in range(1 + _REDRAWS):
-            params = self.startup.propose(history, history.generator(attempt)).params
-            if not history.was_tried(params):
+            proposal = self.startup.propose(history, history.generator(attempt))
+            if not history.was_tried(proposal.params):
                 break
-        return params
-
-    def _start(self, history: History, params: Params, origin: str) -> Start:
-        return Start(params, self.budgets[0], labels={"origin": origin})
+        return Start(proposal.params, self.budgets[0], labels={**proposal.labels, "origin": "startup"})
 
     def _resume(self, history: History, trial_id: int) -> Resume:
         reached = history.trials[trial_id].budget

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -20,8 +21,13 @@ from controller.events import (
     SessionStarted,
     TrialCreated,
 )
+from controller.finalists import Finalists
 from controller.history import History
+from controller.samplers.random import RandomSampler
+from controller.schedulers.asha import ASHA
+from controller.strategy import Composed, InTurn
 from controller.trial import Continue, Failure, FailureKind, Inherit, Objective, Report
+from search_spaces.space import Space
 
 LOSS = Objective("loss")
 
@@ -407,3 +413,45 @@ def test_all_objectives_are_losses() -> None:
         history.apply(event)
     assert history.losses(0, 9) == (2.0, -0.75)
     assert history.loss(0, 9) == 2.0
+
+
+def test_results_are_those_of_the_search_in_the_order_of_their_reports() -> None:
+    script = Script()
+    history = script.history
+    first, second, failing = script.start(), script.start(), script.start()
+    script.report(second, 0.5)
+    script.fail(failing)
+    script.report(first, 0.7)
+    script.report(script.job(1, 1, 3), 0.4)
+    script.trial(0.8, 3, repeat_of=1)
+    script.report(script.job(1, 3, 3, split="test"), 0.45)
+    script.report(script.job(3, 3, 3, split="test"), 0.9)
+    script.report(script.job(0, 1, 3), 0.6)
+    assert history.results == [(1, 1), (0, 1), (1, 3), (0, 3)]
+
+
+def test_results_come_in_the_order_of_arrival_with_several_workers(
+    study: Any, fake_task: Any, quality: Any, space: Space
+) -> None:
+    class Watched:
+        """Notes every report as the controller writes it down."""
+
+        def __init__(self, store: Any) -> None:
+            self.store = store
+
+        def append(self, events: Sequence[Event]) -> None:
+            self.store.append(events)
+            written.extend(event.report.job_id for event in events if isinstance(event, Reported))
+
+    written: list[int] = []
+    strategy = InTurn([Composed(RandomSampler(space), ASHA((1, 3, 9), max_trials=24)), Finalists(count=1, repeats=1)])
+    ran = study(strategy, fake_task(quality), horizon=9)
+    history = ran.run(3, wrap=Watched)
+    jobs = [history.jobs[job_id] for job_id in written]
+    searched = [job for job in jobs if history.stage_of(job) == "search"]
+    assert history.results == [(job.trial_id, job.to_budget) for job in searched]
+    assert len(searched) < len(jobs)  # repeats and tests
+    assert [job.job_id for job in searched] != sorted(job.job_id for job in searched)
+    assert history.results == ran.replay().results
+    for budget in history.budgets:
+        assert [trial_id for trial_id, rung in history.results if rung == budget] == history.rung(budget).arrivals

@@ -10,8 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from controller.samplers.cma_es import CMAESSampler
+from controller.samplers.differential_evolution import DifferentialEvolutionSampler
 from controller.samplers.evolution import EvolutionSampler
+from controller.samplers.expert_prior import PriorBandSampler
+from controller.samplers.gaussian_process import GaussianProcessSampler
+from controller.samplers.grid import GridSampler
+from controller.samplers.nsga2 import NSGA2Sampler
 from controller.samplers.random import RandomSampler
+from controller.samplers.sobol import SobolSampler
+from controller.samplers.tpe import TPESampler
+from controller.samplers.warm_start import EarlierTrial, WarmStartSampler
 from controller.schedulers.asha import ASHA
 from controller.schedulers.full_budget import FullBudget
 from controller.strategy import Composed, Sampler, Scheduler
@@ -23,8 +32,25 @@ from search_spaces.priors import Normal, ScaledBy, Weights
 from search_spaces.rules import Divides, Sum
 from search_spaces.space import Space
 
+
+def warm_started(space: Space) -> Sampler:
+    """After an earlier study of random trials."""
+    rng = np.random.default_rng(0)
+    earlier = [EarlierTrial(space.sample(rng), float(rng.random()), 9) for _ in range(12)]
+    return WarmStartSampler(space, EvolutionSampler(space), [earlier], num_first=0)
+
+
 SAMPLERS: dict[str, Callable[[Space], Sampler]] = {
     "random": RandomSampler,
+    "grid": GridSampler,
+    "sobol": SobolSampler,
+    "differential-evolution": lambda space: DifferentialEvolutionSampler(space, population_size=5),
+    "cma-es": lambda space: CMAESSampler(space, population_size=5),
+    "nsga2": lambda space: NSGA2Sampler(space, population_size=6),
+    "tpe": lambda space: TPESampler(space, num_startup=6),
+    "prior-band": lambda space: PriorBandSampler(space, rung=1),
+    "warm-start": warm_started,
+    "gaussian-process": lambda space: GaussianProcessSampler(space, num_startup=10, max_points=12, fantasies=2),
     "evolution": EvolutionSampler,
     "evolution-small": lambda space: EvolutionSampler(space, population_size=4, tournament_size=2),
     "evolution-greedy": lambda space: EvolutionSampler(
@@ -48,7 +74,7 @@ def some_fail(job: Job) -> FailureKind | None:
     return FailureKind.OOM if job.params["lora.rank"] > 40 or job.trial_id % 7 == 3 else None
 
 
-@pytest.mark.parametrize("workers", [None, 1, 2, 7])
+@pytest.mark.parametrize("workers", [None, 1, 2, 7, 64])
 def test_it_stays_in_the_space_and_a_warm_answer_equals_a_cold_one(
     study: Any, fake_task: Any, quality: Any, space: Space, make_sampler: Any, scheduler: Scheduler, workers: int | None
 ) -> None:
@@ -96,12 +122,10 @@ def test_it_draws_from_its_generator_alone_and_leaves_the_history_as_it_is(
 @pytest.mark.parametrize(
     "domain", [Choice(("only",)), Float(0.5, 0.5), Int(3, 3)], ids=lambda domain: type(domain).__name__
 )
-def test_a_space_of_one_point_is_enough(
-    study: Any, fake_task: Any, make_sampler: Any, scheduler: Scheduler, domain: Any
-) -> None:
+def test_a_space_of_one_point_is_enough(study: Any, fake_task: Any, make_sampler: Any, domain: Any) -> None:
     space = Space({"optimizer.schedule": domain})
-    history = study(Composed(make_sampler(space), scheduler), fake_task(), horizon=9).run(2)
-    assert len(history.trials) == 24
+    history = study(Composed(make_sampler(space), ASHA((1, 3, 9), max_trials=12)), fake_task(), horizon=9).run(2)
+    assert len(history.trials) == 12
     for trial in history.trials:
         space.validate(trial.params)
 
@@ -123,7 +147,7 @@ def test_it_goes_on_when_everything_fails(
 
 
 def test_conditions_rules_and_priors_hold_in_every_proposal(
-    study: Any, fake_task: Any, make_sampler: Any, scheduler: Scheduler, project: Any
+    study: Any, fake_task: Any, make_sampler: Any, project: Any
 ) -> None:
     layers, exists = per_layer("architecture.ffn", Choice((64, 128, 256)), Int(1, 4), "architecture.num_layers")
     space = Space(
@@ -152,7 +176,9 @@ def test_conditions_rules_and_priors_hold_in_every_proposal(
 
     def run() -> Any:
         task = fake_task(lambda params: float(params.get("schedule.decay", 0.5)))
-        return study(Composed(make_sampler(space), scheduler), task, horizon=9, checked=True).run(2)
+        return study(Composed(make_sampler(space), ASHA((1, 3, 9), max_trials=24)), task, horizon=9, checked=True).run(
+            2
+        )
 
     history = run()
     assert len(history.trials) == 24

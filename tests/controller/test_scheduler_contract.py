@@ -15,7 +15,12 @@ from controller.history import History
 from controller.samplers.evolution import EvolutionSampler
 from controller.samplers.random import RandomSampler
 from controller.schedulers.asha import ASHA
+from controller.schedulers.async_hyperband import AsyncHyperband
 from controller.schedulers.full_budget import FullBudget
+from controller.schedulers.hyperband import Hyperband
+from controller.schedulers.median_stopping import MedianStopping
+from controller.schedulers.mo_asha import MOASHA
+from controller.schedulers.successive_halving import SuccessiveHalving
 from controller.store import Store
 from controller.strategy import Composed, Decision, InTurn, Resume, Strategy
 from controller.trial import FailureKind, Job, Status
@@ -30,6 +35,15 @@ SCHEDULERS: dict[str, Callable[[int], Any]] = {
     "asha-4": lambda trials: ASHA((2, 27), max_trials=trials, reduction_factor=4),
     "asha-bracket": lambda trials: ASHA((1, 3, 9, 27), max_trials=trials, bracket=2),
     "asha-one-rung": lambda trials: ASHA((27,), max_trials=trials),
+    "mo-asha": lambda trials: MOASHA((1, 3, 9, 27), max_trials=trials),
+    "halving": lambda trials: SuccessiveHalving((1, 3, 9, 27), max_trials=trials),
+    "hyperband": lambda trials: Hyperband((1, 3, 9, 27), max_trials=trials),
+    "hyperband-in-turn": lambda trials: Hyperband((3, 9, 27), max_trials=trials, overlap=False, sizes="table"),
+    "async-hyperband": lambda trials: AsyncHyperband((1, 3, 9, 27), max_trials=trials),
+    "median": lambda trials: MedianStopping((1, 3, 9, 27), max_trials=trials),
+    "median-average": lambda trials: MedianStopping(
+        (1, 3, 9, 27), max_trials=trials, min_trials=1, grace_budget=3, compare="average"
+    ),
 }
 
 

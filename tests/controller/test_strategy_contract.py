@@ -14,10 +14,15 @@ import pytest
 from controller.events import Event
 from controller.finalists import Finalists
 from controller.history import History
+from controller.samplers.evolution import EvolutionSampler
+from controller.samplers.tpe import TPESampler
+from controller.schedulers.asha import ASHA
 from controller.store import Store
+from controller.strategies.coarse_to_fine import CoarseToFine
 from controller.strategies.dehb import DEHB
+from controller.strategies.freeze_thaw import FreezeThaw
 from controller.strategies.population_based import PopulationBasedTraining
-from controller.strategy import Decision, InTurn, Resume, Start, Strategy
+from controller.strategy import Composed, Decision, InTurn, Resume, Start, Strategy
 from controller.trial import Continue, FailureKind, Job, Status
 from search_spaces.conditions import OneOf
 from search_spaces.domains import Choice, Float, Int
@@ -37,6 +42,12 @@ STRATEGIES: dict[str, Callable[[Space, int], Strategy]] = {
     ),
     "population-hasty": lambda space, trials: PopulationBasedTraining(
         space, (2, 4, 6, 27), population_size=trials, quorum=0.0, quantile=0.4
+    ),
+    "freeze-thaw": lambda space, trials: FreezeThaw(space, (1, 3, 9, 27), max_trials=trials, max_points=40),
+    "coarse-to-fine": lambda space, trials: CoarseToFine(
+        space,
+        Composed(EvolutionSampler(space), ASHA((3, 9, 27), max_trials=trials)),
+        lambda narrow: Composed(TPESampler(narrow), ASHA((9, 27), max_trials=trials)),
     ),
 }
 

@@ -56,7 +56,7 @@ class TestRun:
         assert study.best.params == {"x": study.trials.x[study.best.trial]}
 
     def test_with_a_budget_the_best_are_promoted(self) -> None:
-        study = quiet(Study(X, curve, budget=9, trials=9))
+        study = quiet(Study(X, curve, budget=9, trials=9, strategy="evolution-asha"))
         assert sorted(study.trials.budget.unique()) == [1, 3, 9]
         assert study.best.budget == 9
         assert study.reports.budget.sum() < 9 * 9
@@ -143,7 +143,7 @@ class TestRun:
         assert not quiet(study).finished
 
     def test_it_says_what_happens(self, capsys: pytest.CaptureFixture[str]) -> None:
-        Study(X, curve, budget=9, trials=3, budget_unit="epochs").run()
+        Study(X, curve, budget=9, trials=3, budget_unit="epochs", strategy="asha").run()
         said = capsys.readouterr().out
         assert "3 trials, compared at 1, 3, 9 epochs" in said
         assert "trial 0 at 1: objective" in said
@@ -180,7 +180,7 @@ class TestCheckpoints:
             path.write_text(str(budget))
             return curve(params, budget)
 
-        study = quiet(Study(X, objective, budget=9, trials=9))
+        study = quiet(Study(X, objective, budget=9, trials=9, strategy="asha"))
         assert set(stretches) == {(0, 1), (1, 3), (3, 9)}
         best = study.best.trial
         kept = sorted(path.name for path in (study.directory / "checkpoints").iterdir())
@@ -451,7 +451,7 @@ class TestDirectory:
         text = str(refused.value)
         assert f"{tmp_path} holds another study:" in text
         assert "seed: expected 0, as the study was started with, got 3" in text
-        assert "budgets: expected [1, 3, 9]" in text
+        assert "budgets: expected [1, 2, 3, 4, 6, 9]" in text
         assert "metric: expected 'objective'" in text
         assert "space: expected" in text
         assert "choose another directory" in text
@@ -590,7 +590,7 @@ class TestArguments:
         ("options", "message"),
         [
             ({"direction": "up"}, "expected direction 'minimize' or 'maximize', got 'up'"),
-            ({"strategy": "tpe"}, "expected a kind of search among"),
+            ({"strategy": "evolutoin"}, "expected a kind of search among"),
             ({"trials": 0}, "expected max_trials >= 1, got 0"),
             ({"budget": 9}, "expected no budget, since the function does not take one"),
             ({"default": {"x": 7.0}}, "x: expected"),

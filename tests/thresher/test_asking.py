@@ -41,7 +41,7 @@ def test_a_loop_of_ones_own_finds_what_run_finds() -> None:
 
 
 def test_a_trial_says_what_is_wanted() -> None:
-    asked = loop(Study(X, budget=9, trials=9))
+    asked = loop(Study(X, budget=9, trials=9, strategy="asha"))
     assert {(trial.from_budget, trial.budget) for trial in asked} == {(0, 1), (1, 3), (3, 9)}
     again = next(trial for trial in asked if trial.from_budget == 1)
     first = next(trial for trial in asked if trial.trial_id == again.trial_id)
@@ -66,7 +66,7 @@ def test_no_directory_unless_it_is_used() -> None:
 
 
 def test_files_that_are_gone_are_noted() -> None:
-    study = Study(X, budget=9, trials=3)
+    study = Study(X, budget=9, trials=3, strategy="asha")
     while (trial := study.ask()) is not None:
         if trial.from_budget == 1:  # where nothing was left, for nobody had looked at the directory
             assert list(trial.checkpoint_dir.iterdir()) == []

@@ -7,16 +7,29 @@ from typing import Any
 
 import pytest
 
+from controller.history import History
 from controller.samplers.evolution import EvolutionSampler
+from controller.samplers.gaussian_process import Constraint
+from controller.samplers.grid import GridSampler
 from controller.samplers.random import RandomSampler
+from controller.samplers.tpe import TPESampler
+from controller.samplers.warm_start import WarmStartSampler
 from controller.schedulers.asha import ASHA
 from controller.schedulers.full_budget import FullBudget
+from controller.strategies.coarse_to_fine import CoarseToFine
+from controller.strategies.dehb import DEHB
+from controller.strategies.early_end import EarlyEnd
+from controller.strategies.freeze_thaw import FreezeThaw
+from controller.strategies.population_based import PopulationBasedTraining
 from controller.strategy import Composed
+from controller.trial import Objective
 from llm_tuning.recipe import RECIPE_DEFAULTS, FineTuningSpec, Recipe
 from search_spaces.families import load_family
 from tests.thresher.tiny_study import LLAMA_CONFIG
+from thresher.api import Study
 from thresher.build import Plan, build_plan, largest_rank, rung_budgets, worker_task
 from thresher.config import ConfigError, parse_config
+from thresher.strategies import SEARCH_KINDS, make_strategy
 
 UNKNOWN = {"model_type": "unheard-of", "hidden_size": 64}
 SMALLEST: dict[str, Any] = {
@@ -89,7 +102,7 @@ class TestRungs:
 
     def test_the_lowest_rung_holds_eight_of_the_largest_batches(self) -> None:
         space = {"optimizer.batch_size": {"kind": "choice", "values": [16, 125]}}
-        assert plan(space=space).budgets == (1000, 3000, 9000)
+        assert plan(space=space).budgets == (1000, 1500, 2250, 3375, 5062, 9000)
         space = {"optimizer.batch_size": {"kind": "choice", "values": [16, 126]}}
         assert "at least 1008 training examples (8 of the largest batches, 126), got 1000" in refusal(space=space)
 
@@ -111,7 +124,9 @@ class TestDefaults:
         assert made.defaults == family.defaults_for(LLAMA_CONFIG)
         assert made.defaults["optimizer.learning_rate"] == pytest.approx(5e-4 * (2000 / 576) ** 0.781, rel=0.05)
         assert made.lora_targets == family.lora_targets
-        assert made.notes == ()
+        assert made.notes == (
+            "search.kind: auto is freeze-thaw here: training can be paused, and 20 trials are few enough for a model",
+        )
 
     def test_are_a_recipe(self) -> None:
         assert Recipe.from_params(plan().defaults)
@@ -269,6 +284,134 @@ class TestStrategy:
     def test_finalists_are_tested_if_there_is_a_test_set(self) -> None:
         assert not plan().finalists.test
         assert build_plan(parse_config(data()), LLAMA_CONFIG, {**ROWS, "test": 50}).finalists.test
+
+
+class TestSearch:
+    def test_auto_says_what_it_is(self) -> None:
+        made = plan(space={"only": True, "lora.rank": [8, 32]})
+        assert isinstance(made.search, Composed)
+        assert type(made.search.sampler) is GridSampler
+        assert made.search.scheduler.max_trials == 2  # type: ignore[attr-defined]
+        assert any(note.startswith("search.kind: auto is grid-asha here: the space has 2") for note in made.notes)
+
+    @pytest.mark.parametrize("kind", [kind for kind in SEARCH_KINDS if kind != "auto"])
+    def test_every_kind_is_what_functions_get(self, kind: str) -> None:
+        made = plan(search={"kind": kind, "trials": 12})
+        words = make_strategy(kind, made.space, made.budgets, 12)
+        assert type(made.search) is type(words)
+        if isinstance(words, Composed):
+            assert isinstance(made.search, Composed)
+            assert type(made.search.sampler) is type(words.sampler)
+            assert type(made.search.scheduler) is type(words.scheduler)
+        assert made.budgets[0] >= 8 * 32
+        assert made.budgets[-1] == 9000
+
+    @pytest.mark.parametrize(
+        ("sampler", "expected"),
+        [
+            ({"kind": "grid", "points": 2}, {"points": 2}),
+            ({"kind": "tpe", "gamma": 0.3, "num_startup": 5}, {"gamma": 0.3, "num_startup": 5}),
+            ({"kind": "gp", "max_points": 50, "several": "scalarised"}, {"max_points": 50, "several": "scalarised"}),
+            ({"kind": "de", "mutation": "best/1"}, {"mutation": "best/1", "scale": 0.5}),
+            ({"kind": "cma-es", "sigma": 0.1}, {"sigma": 0.1}),
+            ({"kind": "nsga2", "population_size": 8}, {"population_size": 8}),
+            ({"kind": "priorband"}, {"reduction_factor": 4}),
+        ],
+    )
+    def test_options_of_samplers(self, sampler: dict[str, Any], expected: dict[str, Any]) -> None:
+        scheduler = {"kind": "hyperband", "reduction_factor": 4, "min_budget": 2250}
+        space = {"only": True, "optimizer.learning_rate": {"low": 1e-4}, "lora.rank": [8, 32]}
+        made = plan(space=space, search={"sampler": sampler, "scheduler": scheduler})
+        assert isinstance(made.search, Composed)
+        assert made.budgets == (2250, 9000)
+        assert {name: getattr(made.search.sampler, name) for name in expected} == expected
+
+    @pytest.mark.parametrize(
+        ("scheduler", "expected"),
+        [
+            ({"kind": "successive-halving"}, {"reduction_factor": 3, "budgets": (1000, 3000, 9000)}),
+            ({"kind": "hyperband", "overlap": False}, {"overlap": False}),
+            ({"kind": "async-hyperband", "reduction_factor": 2}, {"budgets": (2250, 4500, 9000)}),
+            ({"kind": "median", "grace_budget": 1000, "compare": "average"}, {"grace_budget": 1000}),
+            ({"kind": "mo-asha", "spread": "crowding"}, {"spread": "crowding"}),
+        ],
+    )
+    def test_options_of_schedulers(self, scheduler: dict[str, Any], expected: dict[str, Any]) -> None:
+        made = plan(search={"trials": 9, "scheduler": scheduler})
+        assert isinstance(made.search, Composed)
+        expected = {"max_trials": 9, "keep": 3, **expected}
+        assert {name: getattr(made.search.scheduler, name) for name in expected} == expected
+
+    def test_constraints(self) -> None:
+        constraint = {"metric": "token_accuracy", "at_least": 0.5}
+        made = plan(search={"sampler": {"kind": "gp", "constraints": [constraint]}})
+        assert isinstance(made.search, Composed)
+        assert made.search.sampler.constraints == (Constraint("token_accuracy", at_least=0.5),)  # type: ignore[attr-defined]
+
+    def test_strategies_of_their_own(self) -> None:
+        made = plan(search={"trials": 9, "strategy": {"kind": "dehb", "scale": 0.7, "reduction_factor": 2}})
+        assert isinstance(made.search, DEHB)
+        assert (made.search.scale, made.search.budgets) == (0.7, made.budgets) == (0.7, (2250, 4500, 9000))
+        made = plan(search={"trials": 9, "strategy": {"kind": "freeze-thaw", "min_budget": 3000, "switch_cost": 20}})
+        assert isinstance(made.search, FreezeThaw)
+        assert (made.search.switch_cost, made.search.budgets) == (20, made.budgets) == (20, (3000, 4500, 6750, 9000))
+
+    def test_population_based_training_leaves_what_weights_depend_on(self) -> None:
+        made = plan(search={"trials": 4, "strategy": {"kind": "pbt", "every": 3000, "factors": [0.5, 2]}})
+        assert isinstance(made.search, PopulationBasedTraining)
+        assert made.budgets == (3000, 6000, 9000)
+        assert (made.search.population_size, made.search.factors) == (4, (0.5, 2.0))
+        fixed = {"lora.rank", "lora.alpha", "lora.targets", "optimizer.batch_size"}
+        assert set(made.search.frozen) == fixed & set(made.space.names)
+        assert plan(search={"kind": "pbt"}).budgets == tuple(range(900, 9001, 900))
+        message = refusal(search={"strategy": {"kind": "pbt", "every": 30}})
+        assert "got 30 (rungs 30, 60" in message
+        assert "search.strategy.every" in message
+
+    def test_coarse_to_fine(self) -> None:
+        first = {"sampler": {"kind": "sobol"}, "scheduler": {"kind": "full"}, "trials": 4}
+        second = {"sampler": {"kind": "gp"}, "scheduler": {"kind": "asha", "reduction_factor": 2}}
+        strategy = {"kind": "coarse-to-fine", "first": first, "second": second, "margin": 0.2}
+        made = plan(search={"trials": 10, "strategy": strategy})
+        assert isinstance(made.search, CoarseToFine)
+        assert made.budgets == (2250, 4500, 9000)
+        assert isinstance(made.search.first, Composed)
+        fine = made.search.second(made.space)
+        assert made.search.first.scheduler == FullBudget(4, keep=3)
+        assert (fine.scheduler.max_trials, fine.scheduler.budgets) == (6, made.budgets)  # type: ignore[attr-defined]
+        assert made.search.margin == 0.2
+
+    def test_an_early_end(self) -> None:
+        made = plan(search={"kind": "gp", "end_early": True})
+        assert isinstance(made.search, EarlyEnd)
+        assert isinstance(made.search.strategy, Composed)
+        assert made.search.surrogate is made.search.strategy.sampler
+        assert isinstance(plan(search={"end_early": True}).search, EarlyEnd)
+
+    def test_a_warm_start_from_an_earlier_run(self, tmp_path: Path) -> None:
+        def loss(params: dict[str, Any]) -> float:
+            return float(params["lora.rank"])
+
+        earlier = Study({"lora.rank": [8, 32, 128]}, loss, metric="validation_loss", trials=3, directory=tmp_path / "a")
+        earlier.run(progress=False)
+        made = plan(search={"warm_start": {"runs": str(tmp_path / "a"), "num_first": 1, "strength": 2}})
+        assert isinstance(made.search, Composed)
+        sampler = made.search.sampler
+        assert isinstance(sampler, WarmStartSampler)
+        assert (type(sampler.inner), sampler.num_first, sampler.strength) == (TPESampler, 1, 2.0)
+        history = History(seed=0, objectives=[Objective("validation_loss")], horizon=9000)
+        assert sampler.propose(history, history.generator()).params["lora.rank"] == 8
+
+    def test_a_warm_start_from_nothing(self, tmp_path: Path) -> None:
+        message = refusal(search={"kind": "tpe", "warm_start": {"runs": [str(tmp_path / "none")]}})
+        assert message.startswith("search.warm_start.runs: expected the directory of a study")
+        Study({"x": [1, 2]}, lambda params: 1.0, trials=2, directory=tmp_path / "b").run(progress=False)
+        message = refusal(search={"kind": "tpe", "warm_start": {"runs": [str(tmp_path / "b")]}})
+        assert "expected studies that minimize validation_loss first" in message
+
+    def test_rungs_that_a_strategy_lacks(self) -> None:
+        message = refusal(search={"strategy": {"kind": "dehb", "min_budget": 9000}})
+        assert message.startswith("search.strategy: expected at least two rungs")
 
 
 class TestWorkerTask:

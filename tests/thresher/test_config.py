@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -244,7 +245,17 @@ class TestUnknownKeys:
         assert message.startswith("space.lora.rank.hihg: expected kind, low, high, log, prior, when, got 'hihg'")
         assert message.endswith("did you mean 'high'?")
 
-    @pytest.mark.parametrize(("part", "kinds"), [("sampler", "'random', 'evolution'"), ("scheduler", "'asha', 'full'")])
+    @pytest.mark.parametrize(
+        ("part", "kinds"),
+        [
+            ("sampler", "'random', 'grid', 'sobol', 'evolution', 'nsga2', 'tpe', 'gp', 'de', 'cma-es', 'priorband'"),
+            (
+                "scheduler",
+                "'asha', 'full', 'successive-halving', 'hyperband', 'async-hyperband', 'median', 'mo-asha'",
+            ),
+            ("strategy", "'freeze-thaw', 'dehb', 'pbt', 'coarse-to-fine'"),
+        ],
+    )
     def test_kinds(self, part: str, kinds: str) -> None:
         nothing = refusal(changed(SMALLEST, "search", part, to={}))
         assert nothing == f"search.{part}.kind: expected a kind, got none; use one of {kinds}"
@@ -279,7 +290,7 @@ class TestValues:
             (("search", "sampler", "crossover_probability"), 1.5, "at most 1, got 1.5"),
             (("search", "scheduler", "reduction_factor"), 1, "at least 2, got 1"),
             (("search", "scheduler", "cap_promotions"), "perhaps", "true or false, got 'perhaps'"),
-            (("search", "kind"), "grid", "a known word, got 'grid'"),
+            (("search", "kind"), "bayes", "a known word, got 'bayes'"),
             (("search", "max_hours"), 0, "a number above 0, got 0"),
             (("data", "split", "test"), 1, "a number below 1, got 1"),
             (("output", "trackers"), 3, "a list, got 3"),
@@ -503,3 +514,59 @@ def test_examples_in_the_repository_are_valid() -> None:
     assert configs
     for path in configs:
         assert load_config(path).search.trials > 0
+
+
+class TestSearchTogether:
+    """Parts of a search that exclude each other."""
+
+    @pytest.mark.parametrize(
+        ("search", "message"),
+        [
+            (
+                {"kind": "dehb", "sampler": {"kind": "tpe"}},
+                "search.sampler: expected none beside kind: dehb, which is a strategy of its own, got 'tpe'; leave",
+            ),
+            (
+                {"strategy": {"kind": "pbt"}, "scheduler": {"kind": "asha"}},
+                "search.scheduler: expected none beside strategy: {kind: pbt}, which is a strategy of its own, got",
+            ),
+            (
+                {"kind": "tpe", "strategy": {"kind": "dehb"}},
+                "search.kind: expected none beside search.strategy, got 'tpe'; leave one of them out",
+            ),
+            (
+                {"kind": "freeze-thaw", "warm_start": {"runs": ["runs/one"]}},
+                "search.warm_start: expected a search by sampler and scheduler, got kind: freeze-thaw, which has no",
+            ),
+            ({"warm_start": {"runs": []}}, "search.warm_start.runs: expected at least 1 of these, got none; add one"),
+            (
+                {"sampler": {"kind": "gp", "constraints": [{"metric": "token_accuracy"}]}},
+                "search.sampler.constraints.0: expected at_most or at_least, got neither; give one",
+            ),
+            (
+                {"sampler": {"kind": "gp", "constraints": [{"metric": "m", "at_most": 1, "at_least": 0}]}},
+                "search.sampler.constraints.0: expected at_most or at_least, got both; give one",
+            ),
+            (
+                {"trials": 5, "strategy": {"kind": "coarse-to-fine", "first": {"trials": 5}}},
+                "search.strategy: expected at least one trial in each phase and no more than the 5 of search.trials",
+            ),
+            (
+                {"strategy": {"kind": "coarse-to-fine", "first": {"sampler": {"kind": "tpe", "gama": 1}}}},
+                "search.strategy.first.sampler.gama: expected a known key, got 'gama'; did you mean 'gamma'?",
+            ),
+        ],
+    )
+    def test_wrong(self, search: dict[str, Any], message: str) -> None:
+        assert refusal({**yaml.safe_load(SMALLEST), "search": search}).startswith(message)
+
+    def test_one_earlier_run_is_a_list_of_one(self) -> None:
+        search = {"kind": "tpe-asha", "warm_start": {"runs": "runs/one"}}
+        warm = parse_config({**yaml.safe_load(SMALLEST), "search": search}).search.warm_start
+        assert warm is not None
+        assert warm.runs == (Path("runs/one"),)
+
+    def test_a_strategy_survives_the_manifest(self) -> None:
+        strategy = {"kind": "coarse-to-fine", "first": {"sampler": {"kind": "gp"}}, "second": {"trials": 4}}
+        config = parse_config({**yaml.safe_load(SMALLEST), "search": {"strategy": strategy, "end_early": True}})
+        assert parse_config(config.model_dump(mode="json")) == config

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import yaml
 from pydantic import BaseModel
@@ -23,7 +24,8 @@ def test_the_page_in_the_repository_is_the_generated_one() -> None:
 def test_every_key_is_there_with_its_description() -> None:
     def check(model: type[BaseModel], above: str) -> None:
         for name, field in model.model_fields.items():
-            inner = field.annotation
+            models = [one for one in get_args(field.annotation) if isinstance(one, type) and issubclass(one, BaseModel)]
+            inner = models[0] if len(models) == 1 else field.annotation
             if isinstance(inner, type) and issubclass(inner, BaseModel):
                 check(inner, "" if above == "" and model is StudyConfig else f"{name}.")
             elif model is not StudyConfig:

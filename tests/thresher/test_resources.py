@@ -65,9 +65,13 @@ class TestMaxCheckpoints:
         assert max_checkpoints(config, plan) == 4 * (1 + 2)
 
     def test_asha(self, tmp_path: Path) -> None:
-        config, plan = study(tmp_path, finalists={"count": 3, "repeats": 2})
+        config, plan = study(tmp_path, search={"kind": "asha"}, finalists={"count": 3, "repeats": 2})
         # Three rungs; six of the 18 trials may wait for the second with one checkpoint, two for the third with two.
         assert max_checkpoints(config, plan) == 4 * (3 + 2) + 6 * 1 + 2 * 2
+
+    def test_where_every_trial_may_go_on(self, tmp_path: Path) -> None:
+        config, plan = study(tmp_path, search={"kind": "median"}, finalists={"count": 3, "repeats": 2})
+        assert max_checkpoints(config, plan) == 4 * (3 + 2) + 18 * 2
 
 
 class TestDisk:

@@ -94,6 +94,13 @@ def changed(path: str, value: object, start: dict[str, Any] = FULL) -> dict[str,
     return data
 
 
+@pytest.mark.parametrize("runs", ["runs/one", ["runs/one", "runs/two"]])
+def test_a_warm_start(runs: object) -> None:
+    data = changed("search", {"kind": "tpe", "warm_start": {"runs": runs, "num_first": "2"}, "end_early": True})
+    assert schema_takes(data)
+    assert parse_config(data)
+
+
 def test_it_is_a_json_schema() -> None:
     assert SCHEMA["$schema"] == DIALECT == jsonschema.Draft202012Validator.META_SCHEMA["$schema"]
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
@@ -139,6 +146,11 @@ BOTH_TAKE = [
     ("search/sampler", None),
     ("search/sampler", {"kind": "random"}),
     ("search/scheduler", {"kind": "full"}),
+    ("search", {"kind": "bohb"}),
+    ("search", {"sampler": {"kind": "gp", "constraints": [{"metric": "token_accuracy", "at_least": "0.5"}]}}),
+    ("search", {"sampler": {"kind": "de", "mutation": "best/1"}, "scheduler": {"kind": "hyperband", "overlap": False}}),
+    ("search", {"strategy": {"kind": "pbt", "every": 500, "factors": [0.5, "2.0"]}}),
+    ("search", {"strategy": {"kind": "coarse-to-fine", "first": {"sampler": {"kind": "sobol"}, "trials": 5}}}),
     ("search/max_hours", "0.5"),
     ("hyperparameters", {}),
     ("hyperparameters", {"optimizer.learning_rate": "1e-3"}),
@@ -265,6 +277,12 @@ NEITHER_TAKES = [
     ("search/sampler", {"kind": "random", "population_size": 8}),
     ("search/sampler", {"kind": "evolution", "population_size": 1}),
     ("search/scheduler", {"kind": "asha", "min_budget": 0}),
+    ("search/scheduler", {"kind": "median", "compare": "worst"}),
+    ("search/sampler", {"kind": "tpe", "gamma": 1}),
+    ("search", {"strategy": {"kind": "pbt", "factors": []}}),
+    ("search", {"strategy": {"kind": "coarse-to-fine", "third": {}}}),
+    ("search", {"warm_start": {}}),
+    ("search", {"warm_start": {"runs": []}}),
     ("search/max_hours", 0),
     ("search/seed", -1),
     ("search/seed", 2**31),
