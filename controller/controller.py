@@ -214,7 +214,8 @@ class Controller:
         trial = TrialCreated(
             len(trials),
             decision.params,
-            self.history.trial_seed(),
+            # The order of the data goes on with weights that are continued.
+            trials[source.trial_id].seed if isinstance(source, Continue) else self.history.trial_seed(),
             source,
             decision.labels,
             decision.repeat_of,
