@@ -51,7 +51,10 @@ class Constraint:
     @property
     def bound(self) -> float:
         """What `excess` may at most be."""
-        return self.at_most if self.at_most is not None else -self.at_least  # type: ignore[operator]
+        if self.at_most is not None:
+            return self.at_most
+        assert self.at_least is not None  # one of the two is given
+        return -self.at_least
 
     def excess(self, metrics: Mapping[str, float]) -> float:
         """The metric, with the sign for which small is good. Raises MetricError if it was not measured."""
