@@ -29,6 +29,7 @@ from tests.thresher.tiny_study import (
     flip_a_byte,
     is_alive,
     make_model,
+    paused,
     place_study,
     start_command,
     study_data,
@@ -84,8 +85,9 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny
     process = start_command(sys.executable, "scripts/tune.py", place.config)
     try:
         wait_until(lambda: place.journal("JobCreated") or process.poll() is not None, "a first job")
-        second = place.run()  # the worker loads its libraries meanwhile
-        status = place.thresher("status", place.directory)
+        with paused(process):
+            second = place.run()
+            status = place.thresher("status", place.directory)
         wait_until(lambda: place.journal("Reported") or process.poll() is not None, "a first report")
         # A trial's checkpoints on the way to a rung go when it gets there, so this one belongs to the second.
         saved = (place.directory / "checkpoints").glob

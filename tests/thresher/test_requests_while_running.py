@@ -17,6 +17,7 @@ from tests.thresher.tiny_study import (
     Ran,
     StudyPlace,
     finish,
+    paused,
     place_study,
     run_here,
     start_command,
@@ -46,12 +47,13 @@ def asked(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_data:
     process = start_command(sys.executable, "-m", "thresher", "run", place.config)
     try:
         wait_until(lambda: place.journal("JobCreated") or process.poll() is not None, "a first job", 120)
-        enqueued = run_here("enqueue", place.directory, "lora.rank=8")
-        refused = run_here("enqueue", place.directory, "lora.rank=3")
-        (place.directory / "requests" / "broken.json").write_text("{")
-        stopped = run_here("stop", place.directory)
-        again = run_here("stop", place.config)
-        status = run_here("status", place.directory)
+        with paused(process):
+            enqueued = run_here("enqueue", place.directory, "lora.rank=8")
+            refused = run_here("enqueue", place.directory, "lora.rank=3")
+            (place.directory / "requests" / "broken.json").write_text("{")
+            stopped = run_here("stop", place.directory)
+            again = run_here("stop", place.config)
+            status = run_here("status", place.directory)
         ran = finish(process)
     finally:
         with contextlib.suppress(ProcessLookupError):

@@ -11,7 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -184,6 +184,16 @@ def finish(process: subprocess.Popen[str], seconds: float = SECONDS) -> Ran:
         output, errors = process.communicate()
         pytest.fail(f"{process.args} did not end within {seconds} seconds:\n{output}\n{errors}")
     return Ran(process.returncode, output, errors)
+
+
+@contextlib.contextmanager
+def paused(process: subprocess.Popen[str]) -> Iterator[None]:
+    """Hold a command still, so that it cannot end meanwhile; its workers have sessions of their own and go on."""
+    os.killpg(process.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGCONT)
 
 
 def wait_until(condition: Callable[[], object], what: str, seconds: float = 60.0) -> None:
